@@ -1,0 +1,1 @@
+"""The machinery of dairyperf. Layers and what each may touch: README.md, "Where things are"."""

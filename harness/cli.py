@@ -1,0 +1,327 @@
+"""The command line: parses arguments, shows progress, prints results, sets the exit code. Decides nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import HarnessError, InputError
+from harness.model import PROFILES, Profile
+
+if TYPE_CHECKING:
+    from harness.runner import Judged
+
+EXIT_CODES = """exit codes:
+  0 every threshold held   1 a threshold failed (missing data fails)   2 bad input
+  3 the stack failed       4 the run is invalid (its numbers cannot be trusted)
+"""
+
+EXAMPLES = {
+    "up": """examples:
+  dairyperf up                          both profiles, 255 head
+  dairyperf up --profile day40          the tuned stack alone
+  dairyperf up --profile day31 --herd 2550
+  dairyperf up --profile day40 --port odoo=8069 --port api=8000
+""",
+    "down": "examples:\n  dairyperf down\n  dairyperf down --profile day31\n",
+    "status": "examples:\n  dairyperf status\n  dairyperf status --json --profile day40\n",
+    "run": """examples:
+  dairyperf run sustained                             50 users, 5 minutes, on day40
+  dairyperf run quick --profile day31 --duration 30s
+  dairyperf run quick --threshold 'p95_ms < 250' --threshold 'p95_ms["odoo farm.animal.search_read"] < 300'
+  dairyperf run path/to/scenario.toml --users 20
+""",
+    "benchmark": """examples:
+  dairyperf benchmark --quick           2 pairs of 60 s: judges the limits
+  dairyperf benchmark                   10 pairs of 30 s
+  dairyperf benchmark --pairs 1 --duration 20s
+""",
+    "report": "examples:\n  dairyperf report reports/runs/20261123T134500Z-quick-day40\n",
+    "doctor": "examples:\n  dairyperf doctor\n",
+    "test": "examples:\n  dairyperf test\n  dairyperf test tests/unit -k threshold\n",
+}
+
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+out = Console(soft_wrap=True, highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except HarnessError as error:
+        err.print(f"dairyperf: {error}", style="red")
+        return error.exit_code
+    except KeyboardInterrupt:
+        err.print("dairyperf: interrupted; everything it started has been stopped", style="red")
+        return 130
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dairyperf",
+        description="Performance harness for Smart Dairy: real Odoo 19, FastAPI, pgBouncer, Redis and PostgreSQL 16.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=text + ".",
+            epilog=EXAMPLES[name] + "\n" + EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=globals()[f"_{name}"])
+        return added
+
+    def stack_options(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--herd", type=_positive, help="head of cattle (default 255)")
+        added.add_argument("--seed", type=_positive, help="seed of the synthetic herd (default 42)")
+        added.add_argument("--odoo-source", type=Path, metavar="DIR", help="use this checkout of Odoo 19.0")
+
+    up = command("up", "start the stack and leave it running")
+    up.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
+    stack_options(up)
+    up.add_argument(
+        "--port", action="append", default=[], metavar="SERVICE=N", help="instead of a free port; repeatable"
+    )
+
+    down = command("down", "stop a stack that `up` left running")
+    down.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
+
+    status = command("status", "what is up, every address, and how to log in")
+    status.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
+    status.add_argument("--json", action="store_true", help="for programs")
+
+    run = command("run", "run one scenario, judge it and write its report")
+    run.add_argument("scenario", help="a name in scenarios/ or the path of a TOML file")
+    run.add_argument("--profile", choices=PROFILES, default="day40")
+    run.add_argument("--users", type=_positive)
+    run.add_argument("--duration", metavar="TIME", help="of the steady state: 90s, 5m")
+    run.add_argument(
+        "--threshold", action="append", default=[], metavar="T", help="replaces the same metric's; repeatable"
+    )
+    run.add_argument("--out", type=Path, metavar="DIR", help="where runs are kept (default reports/runs)")
+    stack_options(run)
+
+    bench = command("benchmark", "Day 31 against Day 40: both stacks, interleaved runs, verdicts, one report")
+    bench.add_argument("--quick", action="store_true", help="2 pairs of 60 s")
+    bench.add_argument("--pairs", type=_positive)
+    bench.add_argument("--duration", metavar="TIME", help="of each steady state")
+    bench.add_argument("--users", type=_positive)
+    bench.add_argument("--threshold", action="append", default=[], metavar="T")
+    bench.add_argument("--out", type=Path, metavar="DIR")
+    stack_options(bench)
+
+    report = command("report", "judge runs and render their reports again, from their files alone")
+    report.add_argument("directories", nargs="+", type=Path, metavar="DIR")
+
+    command("doctor", "what this machine has, what is missing, what would be fetched")
+    test = command("test", "run the tests (arguments go to pytest)")
+    test.add_argument("pytest_arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return number
+
+
+def _profiles(choice: str) -> tuple[Profile, ...]:
+    return tuple(profile for profile in PROFILES if choice in (profile, "both"))
+
+
+_started = time.monotonic()
+
+
+def _say(text: str) -> None:
+    err.print(f"{time.monotonic() - _started:6.1f} s  {text}")
+
+
+@contextlib.contextmanager
+def _stack(profile: Profile, arguments: argparse.Namespace) -> Iterator[None]:
+    """The stack that is up, or one for the length of the block."""
+    from harness import stack
+
+    herd, seed = arguments.herd or stack.DEFAULT_HERD, arguments.seed or stack.DEFAULT_SEED
+    if not stack.is_up(profile):
+        with stack.up(profile, _say, herd=herd, seed=seed, odoo_source=arguments.odoo_source):
+            yield
+        return
+    addresses = stack.read(profile)
+    differs = [n for n in ("herd", "seed") if getattr(arguments, n) not in (None, getattr(addresses, n))]
+    if differs:
+        raise InputError(
+            f"--{differs[0]} {getattr(arguments, differs[0])}: the {profile} stack that is up has "
+            f"{getattr(addresses, differs[0])}; ./dairyperf down first, or leave the option out"
+        )
+    _say(f"{profile}: using the stack that is up")
+    yield
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from harness import stack
+
+    ports = dict(_port(text) for text in arguments.port)
+    profiles = _profiles(arguments.profile)
+    if ports and len(profiles) > 1:
+        raise InputError("--port: two stacks cannot share a port; give --profile day31 or --profile day40 as well")
+    with contextlib.ExitStack() as stacks:
+        for profile in profiles:
+            stacks.enter_context(
+                stack.up(
+                    profile,
+                    _say,
+                    herd=arguments.herd or stack.DEFAULT_HERD,
+                    seed=arguments.seed or stack.DEFAULT_SEED,
+                    ports=ports,
+                    odoo_source=arguments.odoo_source,
+                    detach=True,
+                )
+            )
+            _say(f"{profile}: up")
+    _print_status([stack.status(profile) for profile in profiles])
+    return 0
+
+
+def _port(text: str) -> tuple[str, int]:
+    from harness.services.supervisor import SERVICES
+
+    service, _, number = text.partition("=")
+    if service not in SERVICES:
+        raise InputError(f"--port {text}: no service {service!r}; one of {', '.join(SERVICES)}, as in odoo=8069")
+    if not number.isdigit() or not 1024 <= int(number) <= 65535:
+        raise InputError(f"--port {text}: {number!r} is no port; give a number from 1024 to 65535")
+    return service, int(number)
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    from harness import stack
+
+    for profile in _profiles(arguments.profile):
+        _say(f"{profile}: {'stopped' if stack.down(profile) else 'was not up'}")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from harness import stack
+
+    states = [stack.status(profile) for profile in _profiles(arguments.profile)]
+    if arguments.json:
+        shown = states[0] if len(states) == 1 else {str(state["profile"]): state for state in states}
+        print(json.dumps(shown, indent=1))
+    else:
+        _print_status(states)
+    return 0
+
+
+def _print_status(states: list[dict[str, object]]) -> None:
+    keys = ("state", "odoo_url", "api_url", "postgres_dsn", "pgbouncer_dsn", "redis_url", "database", "herd")
+    table = Table(title="stacks", show_lines=False)
+    table.add_column("")
+    for state in states:
+        table.add_column(str(state["profile"]), overflow="fold")
+    for key in (*keys, "secrets_file", "log_dir"):
+        if any(key in state for state in states):
+            table.add_row(key, *(str(state.get(key) or "-") for state in states))
+    out.print(table)
+
+
+def _runs_root(arguments: argparse.Namespace) -> Path:
+    from harness import stack
+
+    return arguments.out or stack.ROOT / "reports/runs"
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from harness import runner
+
+    scenario = runner.load_scenario(
+        arguments.scenario, users=arguments.users, duration=arguments.duration, thresholds=arguments.threshold
+    )
+    with _stack(arguments.profile, arguments):
+        run = runner.run(_runs_root(arguments), scenario, arguments.profile, _say)
+    return _show(runner.judge(run))
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from harness import benchmark, runner
+
+    pairs, duration = (2, "60s") if arguments.quick else (10, "30s")
+    scenario = runner.load_scenario(
+        "quick",
+        users=arguments.users,
+        duration=arguments.duration or duration,
+        thresholds=arguments.threshold,
+    )
+    with _stack("day31", arguments), _stack("day40", arguments):
+        directory = benchmark.run(_runs_root(arguments), scenario, arguments.pairs or pairs, _say)
+    return _show(benchmark.judge(directory))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from harness import benchmark, rundir, runner
+
+    return runner.worst(
+        _show(
+            benchmark.judge(rundir.BenchmarkDir(directory))
+            if rundir.is_benchmark(directory)
+            else runner.judge(runner.open_run(directory))
+        )
+        for directory in arguments.directories
+    )
+
+
+def _show(judged: Judged) -> int:
+    from harness import verdict_text
+
+    table = Table(*verdict_text.COLUMNS, title=judged.title)
+    for row in verdict_text.rows(judged.verdicts):
+        table.add_row(*row)
+    out.print(table, markup=False)
+    for reason in judged.reasons:
+        out.print(f"INVALID: {reason}", markup=False)
+    out.print(f"report: {judged.report}", markup=False)
+    return judged.exit_code
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from harness.services import doctor
+
+    findings = doctor.examine()
+    colours = {"ok": "green", "fetch": "cyan", "note": "yellow", "problem": "red"}
+    table = Table("what", "", "found", title="dairyperf doctor")
+    for finding in findings:
+        table.add_row(finding.subject, f"[{colours[finding.state]}]{finding.state}[/]", finding.text)
+    out.print(table)
+    return 3 if any(finding.state == "problem" for finding in findings) else 0
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    from harness import stack
+
+    os.chdir(stack.ROOT)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments.pytest_arguments])

@@ -1,0 +1,434 @@
+"""The values that flow between the layers: frozen dataclasses and the sample record, nothing else.
+
+Numbers carry their unit in the name (`_ms _us _s _rps _bytes _ratio` 0-1, `_pct` 0-100, `_at` UTC ISO 8601).
+Absent is `None`, never 0.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Profile = Literal["day31", "day40"]
+PROFILES: tuple[Profile, ...] = ("day31", "day40")
+
+# One request, little-endian, 32 bytes: scheduled_us i8, start_us i8, service_us u4, endpoint u2, outcome u2,
+# bytes_in u4, user u4. Times are microseconds from the run's monotonic origin; endpoint and outcome index the
+# lists of endpoints.json, where outcome 0 is "ok". Latency = start_us - scheduled_us + service_us.
+SAMPLE = struct.Struct("<qqIHHII")
+SAMPLE_FIELDS = (
+    ("scheduled_us", "<i8"),
+    ("start_us", "<i8"),
+    ("service_us", "<u4"),
+    ("endpoint", "<u2"),
+    ("outcome", "<u2"),
+    ("bytes_in", "<u4"),
+    ("user", "<u4"),
+)
+OUTCOME_OK = 0
+
+
+# --- what is asked for ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """One limit, `METRIC[SELECTOR] OP NUMBER`. selector: None = all endpoints pooled, "*" = each, else that name.
+
+    profiles: the profiles it applies to; empty = all.
+    """
+
+    text: str
+    metric: str
+    selector: str | None
+    op: Literal["<", "<=", ">", ">="]
+    limit: float
+    profiles: tuple[Profile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One leg of a ramp: reach `users` linearly within `duration_s`."""
+
+    duration_s: float
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Who, how many, how long, which limits. `load` is "closed" (a steady state after ramp-up and warm-up; only the
+    steady state counts) or "stages" (everything counts; users, spawn rate, warm-up and duration follow the stages)."""
+
+    name: str
+    description: str
+    locustfile: str
+    load: Literal["closed", "stages"]
+    users: int
+    spawn_rate_per_s: float
+    think_time_s: float
+    warmup_s: float
+    duration_s: float
+    seed: int
+    stages: tuple[Stage, ...]
+    thresholds: tuple[Threshold, ...]
+    strict: bool = False
+
+
+# --- the stack -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An Odoo account. Its password stands in the secrets file under its login, nowhere else."""
+
+    login: str
+    uid: int
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class StackAddresses:
+    """Where one running stack answers and how to log in; holds no secret, only the paths of the 0600 files that do.
+
+    postgres_dsn: direct, role `harness` (pg_monitor, reads everything). admin_dsn: direct, superuser, database postgres.
+    pgbouncer_dsn: its admin console. checksum, counts: of the seeded data. pids: service -> its first process.
+    passfile: libpq's format. secrets_file: JSON {"odoo": {login: password}, "api_key": ..., "redis": ...}.
+    """
+
+    profile: Profile
+    odoo_url: str
+    api_url: str
+    postgres_dsn: str
+    admin_dsn: str
+    pgbouncer_dsn: str | None
+    redis_url: str | None
+    database: str
+    accounts: tuple[Account, ...]
+    passfile: str
+    secrets_file: str
+    as_of: str
+    herd: int
+    seed: int
+    checksum: str
+    counts: Mapping[str, int]
+    versions: Mapping[str, str]
+    log_dir: str
+    pids: Mapping[str, int]
+
+
+# --- what was measured: load ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """The run's clock. `*_us` are microseconds from origin_monotonic_us (CLOCK_MONOTONIC, shared by all processes of
+    one machine). A sample belongs to the steady state if steady_start_us <= scheduled_us < steady_end_us."""
+
+    origin_at: str
+    origin_monotonic_us: int
+    steady_start_us: int | None
+    steady_end_us: int | None
+    drained_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval (None = cannot be given) and the count of observations behind it."""
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Over successes only. Percentiles are exact order statistics (inverted CDF) with moving-block bootstrap
+    intervals; None where the count is below what the percentile needs."""
+
+    count: int
+    min_ms: float
+    mean_ms: float
+    max_ms: float
+    p50_ms: Estimate | None
+    p90_ms: Estimate | None
+    p95_ms: Estimate | None
+    p99_ms: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStats:
+    """One endpoint, or all pooled (endpoint None), over the counted phase. latency is from the scheduled start,
+    service from the actual start. late_ratio counts successes slower than late_limit_ms and failures."""
+
+    endpoint: str | None
+    requests: int
+    failures: int
+    late: int
+    failure_ratio: float | None
+    late_ratio: float | None
+    throughput_rps: float
+    bytes_in: int
+    outcomes: Mapping[str, int]
+    latency: Latency | None
+    service: Latency | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimeBucket:
+    """One second (or bucket_s) of the run, for plots: start is seconds from the run's origin."""
+
+    start_s: float
+    requests: int
+    failures: int
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    counted_s: float
+    late_limit_ms: float
+    pooled: EndpointStats
+    endpoints: tuple[EndpointStats, ...]
+    timeline: tuple[TimeBucket, ...]
+
+
+# --- what was measured: servers ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Counters of every server at one moment; rows are as the server gave them (column name -> value), every row.
+
+    monotonic_us: CLOCK_MONOTONIC when the snapshot began, absolute. None = the profile has no such server.
+    postgres: {"version", "settings": {name: value}, "extension_version", "statements": [row], "info": row,
+    "tables": [row], "indexes": [row], "database": row, "wal", "bgwriter", "archiver": row, "io": [row]}
+    pgbouncer: {"version", "stats": [row], "pools": [row], "databases": [row], "config": [row]}
+    redis: {"info": {...}}   api: {counter name: value} of its /metrics   processes: {service: {cpu_s, rss_bytes, ...}}
+    """
+
+    taken_at: str
+    monotonic_us: int
+    postgres: Mapping[str, Any]
+    pgbouncer: Mapping[str, Any] | None
+    redis: Mapping[str, Any] | None
+    api: Mapping[str, float] | None
+    processes: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class StatementDelta:
+    """What one statement did between two snapshots, top level only. name: of the file in fixtures/queries it came
+    from, else None. lower_bound: rows of it were evicted in between."""
+
+    role: str
+    fingerprint: str
+    name: str | None
+    query: str
+    calls: int
+    total_ms: float
+    m2_ms2: float
+    rows: int
+    shared_blks_hit: int
+    shared_blks_read: int
+    temp_blks_written: int
+    wal_bytes: int
+    lower_bound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableDelta:
+    """One table (a partitioned one: the sum of its partitions). Indexed counters are None without an index."""
+
+    schema: str
+    table: str
+    seq_scan: int
+    seq_tup_read: int
+    idx_scan: int | None
+    idx_tup_fetch: int | None
+    rows_estimate: int
+    pages: int
+    heap_bytes: int
+    n_dead_tup: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDelta:
+    schema: str
+    table: str
+    index: str
+    idx_scan: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDelta:
+    """One pgBouncer alias. capacity = its pool_size without reserve."""
+
+    alias: str
+    capacity: int
+    elapsed_us: int
+    xact_count: int
+    query_count: int
+    xact_time_us: int
+    query_time_us: int
+    wait_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheDelta:
+    """hits, lookups: the application's result cache. server_*: the whole Redis server."""
+
+    hits: int
+    lookups: int
+    errors: int
+    server_hits: int
+    server_misses: int
+    evicted_keys: int
+    expired_keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDelta:
+    """Everything the servers did between two snapshots; additive, so that runs of one side can be combined.
+
+    warnings: why parts are invalid or lower bounds (statistics reset, evictions), each with its remedy.
+    """
+
+    elapsed_s: float
+    warnings: tuple[str, ...]
+    statements: tuple[StatementDelta, ...]
+    tables: tuple[TableDelta, ...]
+    indexes: tuple[IndexDelta, ...]
+    blks_hit: int
+    blks_read: int
+    xact_commit: int
+    xact_rollback: int
+    deadlocks: int
+    temp_bytes: int
+    wal_bytes: int
+    pools: tuple[PoolDelta, ...] | None
+    cache: CacheDelta | None
+    api_sql_calls: Mapping[str, int]
+    process_cpu_s: Mapping[str, float]
+    process_rss_bytes: Mapping[str, int]
+
+
+# --- what was judged -----------------------------------------------------------------------------------------------
+
+# metric -> selector (None = pooled) -> estimate, or None where the data cannot say
+Metrics = Mapping[str, Mapping[str | None, Estimate | None]]
+
+Outcome = Literal["pass", "fail", "no_data", "not_applicable"]
+Confidence = Literal["clear", "straddles", "too_few", "exact"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A threshold held against one observation. outcome alone decides the exit code; no_data fails."""
+
+    threshold: Threshold
+    endpoint: str | None
+    observed: Estimate | None
+    outcome: Outcome
+    confidence: Confidence | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunMeta:
+    """run.json: what was run, where, on what. state: running, complete, invalid, failed (interrupted is inferred).
+
+    counts: {"sent" | "recorded" | "locust": {endpoint: n}, "generator": {...}}. queries: fingerprint -> name of the
+    statements that limits name. warnings: doubts; reasons: why the run is invalid or failed.
+    """
+
+    schema_version: int
+    run_id: str
+    state: Literal["running", "complete", "invalid", "failed"]
+    profile: Profile
+    scenario: Scenario
+    started_at: str
+    ended_at: str | None
+    host: Mapping[str, Any]
+    versions: Mapping[str, str]
+    herd: Mapping[str, Any]
+    phases: Phases | None
+    counts: Mapping[str, Any] | None
+    queries: Mapping[str, str]
+    warnings: tuple[str, ...]
+    reasons: tuple[str, ...]
+    pid: int
+    pid_started: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One judged run (or one side of a benchmark: runs of a profile combined). settings: PostgreSQL's, read back."""
+
+    meta: RunMeta
+    summary: Summary
+    servers: ServerDelta | None
+    settings: Mapping[str, str]
+    metrics: Metrics
+    verdicts: tuple[Verdict, ...]
+    probes: Mapping[str, tuple[tuple[float, float], ...]]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointComparison:
+    endpoint: str
+    day31: EndpointStats | None
+    day40: EndpointStats | None
+    p50_change_pct: float | None
+    p95_change_pct: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatementComparison:
+    """One statement on both sides, joined by role and fingerprint, never by queryid."""
+
+    role: str
+    name: str | None
+    query: str
+    day31: StatementDelta | None
+    day40: StatementDelta | None
+    day31_calls_per_request: float | None
+    day40_calls_per_request: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One row of the specification's §5.2 table. baseline/actual None = cannot say; note says why or how measured."""
+
+    metric: str
+    unit: str
+    target: str
+    baseline: Estimate | None
+    baseline_note: str
+    actual: Estimate | None
+    actual_note: str
+    status: Literal["pass", "fail", "no_data"]
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """Day 31 against Day 40. runs: in the order they were made."""
+
+    schema_version: int
+    benchmark_id: str
+    started_at: str
+    ended_at: str
+    pairs: int
+    runs: tuple[RunResult, ...]
+    day31: RunResult
+    day40: RunResult
+    targets: tuple[TargetRow, ...]
+    endpoints: tuple[EndpointComparison, ...]
+    statements: tuple[StatementComparison, ...]
+    missing_in_day40: tuple[str, ...]
+    conclusion: str

@@ -1,0 +1,82 @@
+"""Writes down what a run is made with before it starts: scenario, host, versions, commit, data. Starts its run.json."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness import rundir, statements
+from harness.model import RunMeta, Scenario, StackAddresses
+from harness.rundir import RunDir
+
+ROOT = Path(__file__).parents[1]
+
+
+def begin(run: RunDir, scenario: Scenario, addresses: StackAddresses) -> None:
+    """Writes the first run.json, state running, owned by the calling process."""
+    pid, pid_started = rundir.this_process()
+    queries = {file.stem: file.read_text() for file in sorted((ROOT / "fixtures/queries").glob("*.sql"))}
+    run.write_meta(
+        RunMeta(
+            schema_version=rundir.SCHEMA_VERSION,
+            run_id=run.path.name,
+            state="running",
+            profile=addresses.profile,
+            scenario=scenario,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            ended_at=None,
+            host=host(),
+            versions={**addresses.versions, "locust": metadata.version("locust"), **commit()},
+            herd={
+                "head": addresses.herd,
+                "seed": addresses.seed,
+                "as_of": addresses.as_of,
+                "checksum": addresses.checksum,
+                "rows": dict(addresses.counts),
+            },
+            phases=None,
+            counts=None,
+            queries=statements.named_fingerprints(queries),
+            warnings=(),
+            reasons=(),
+            pid=pid,
+            pid_started=pid_started,
+        )
+    )
+
+
+def host() -> dict[str, Any]:
+    """What the figures depend on. No host name and no user: reports are sent around."""
+    return {
+        "cpu_model": _cpu_model(),
+        "cpu_count": psutil.cpu_count() or 1,
+        "memory_bytes": psutil.virtual_memory().total,
+        "kernel": platform.release(),
+        "system": platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def commit() -> dict[str, str]:
+    """The checkout's commit, with "-dirty" when files differ from it; empty outside a repository."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    if head.returncode != 0:
+        return {}
+    return {"dairyperf": head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")}

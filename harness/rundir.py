@@ -1,0 +1,371 @@
+"""Run and benchmark directories: the only module that knows their file names and formats.
+
+Reads and writes; judges nothing. Whatever cannot be read raises InputError with path, fault and remedy.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from harness.errors import InputError, StackError
+from harness.model import OUTCOME_OK, Benchmark, Profile, RunMeta, Snapshot, Verdict
+
+# 1  first version
+SCHEMA_VERSION = 1
+
+When = Literal["before", "after"]
+State = Literal["running", "complete", "invalid", "failed", "interrupted"]
+Probes = Mapping[str, tuple[tuple[float, float], ...]]
+T = TypeVar("T")
+
+_META = "run.json"
+_NAMES = "endpoints.json"
+_SAMPLES = "samples-*.bin"
+_PROBES = "probes.csv"
+_PROBES_HEADER = ("monotonic_us", "series", "value")
+_VERDICTS = "verdicts.json"
+_JUNIT = "junit.xml"
+_MARKDOWN = "summary.md"
+_REPORT = "report.html"
+_BENCHMARK = "benchmark.json"
+_RUNS = "runs"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """One run's directory. Making this object touches nothing."""
+
+    path: Path
+
+    # --- run.json
+
+    def write_meta(self, meta: RunMeta) -> None:
+        _write_json(self.path / _META, meta, RunMeta)
+
+    def read_meta(self) -> RunMeta:
+        if not (self.path / _META).is_file():
+            raise InputError(f"{self.path}: no run directory (it has no {_META}); name one under reports/runs")
+        return _read_json(self.path / _META, RunMeta)
+
+    # --- samples
+
+    def samples_path(self, pid: int) -> Path:
+        return self.path / _SAMPLES.replace("*", str(pid))
+
+    def sample_blobs(self) -> Iterator[bytes]:
+        """The bytes of every sample file, by name."""
+        return (path.read_bytes() for path in sorted(self.path.glob(_SAMPLES)))
+
+    def write_names(self, endpoints: Sequence[str], outcomes: Sequence[str]) -> None:
+        """The names that samples refer to by index. Not synced: it is written while load is measured."""
+        text = json.dumps({"endpoints": list(endpoints), "outcomes": list(outcomes)}, indent=1)
+        write_atomic(self.path / _NAMES, text, sync=False)
+
+    def read_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(endpoints, outcomes); outcome 0 is "ok". Without a file there are no endpoints yet."""
+        path = self.path / _NAMES
+        if not path.exists():
+            return (), ("ok",)
+        table = _read_json(path, dict[str, tuple[str, ...]])
+        if not table.keys() >= {"endpoints", "outcomes"} or table["outcomes"][OUTCOME_OK : OUTCOME_OK + 1] != ("ok",):
+            raise InputError(f"{path}: lists no endpoints and outcomes, or not with ok first; restore the file")
+        return table["endpoints"], table["outcomes"]
+
+    # --- snapshots and probes
+
+    def write_snapshot(self, when: When, snapshot: Snapshot) -> None:
+        _write_json(self._snapshot_path(when), snapshot, Snapshot)
+
+    def read_snapshot(self, when: When) -> Snapshot | None:
+        """None if the run never got so far."""
+        path = self._snapshot_path(when)
+        return _read_json(path, Snapshot) if path.exists() else None
+
+    def _snapshot_path(self, when: When) -> Path:
+        return self.path / f"snapshot-{when}.json"
+
+    def append_probes(self, monotonic_us: int, values: Mapping[str, float]) -> None:
+        """Appends series -> value as of CLOCK_MONOTONIC, in one write, so that several processes may append."""
+        path = self.path / _PROBES
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if not path.exists():
+            writer.writerow(_PROBES_HEADER)
+        writer.writerows((monotonic_us, name, value) for name, value in values.items())
+        line_bytes = text.getvalue().encode()
+        try:
+            with path.open("ab", buffering=0) as file:
+                if file.write(line_bytes) != len(line_bytes):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as fault:
+            raise StackError(f"{path}: {fault.strerror}; free space and run again") from fault
+
+    def read_probes(self, origin_monotonic_us: int) -> Probes:
+        """Series -> ((seconds from the origin, value), ...) in time order. A torn last line and values that are no
+        number (nan) are dropped."""
+        path = self.path / _PROBES
+        if not path.exists():
+            return {}
+        whole = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
+        series: dict[str, list[tuple[float, float]]] = {}
+        for number, row in enumerate(csv.reader(io.StringIO(whole)), start=1):
+            # two processes that start together may both write it
+            if tuple(row) == _PROBES_HEADER:
+                continue
+            try:
+                at, name, value = row
+                point = ((int(at) - origin_monotonic_us) / 1e6, float(value))
+            except ValueError:
+                raise InputError(f"{path}: line {number} is not {','.join(_PROBES_HEADER)}; remove it") from None
+            if math.isfinite(point[1]):
+                series.setdefault(name, []).append(point)
+        return {name: tuple(sorted(points)) for name, points in sorted(series.items())}
+
+    # --- what is derived
+
+    def write_verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        document = {"schema_version": SCHEMA_VERSION, "verdicts": _plain(tuple(verdicts), tuple[Verdict, ...])}
+        _write_json(self.path / _VERDICTS, document, dict[str, Any])
+
+    def read_verdicts(self) -> tuple[Verdict, ...]:
+        """Empty if the run was not judged yet."""
+        path = self.path / _VERDICTS
+        if not path.exists():
+            return ()
+        document = _read_json(path, dict[str, Any])
+        return _validated(path, document.get("verdicts"), tuple[Verdict, ...])
+
+    def write_junit(self, text: str) -> Path:
+        return write_atomic(self.path / _JUNIT, text)
+
+    def write_markdown(self, text: str) -> Path:
+        return write_atomic(self.path / _MARKDOWN, text)
+
+    def write_report(self, text: str) -> Path:
+        return write_atomic(self.path / _REPORT, text)
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / _REPORT
+
+    @property
+    def plans_path(self) -> Path:
+        return self.path / "plans"
+
+    @property
+    def log_path(self) -> Path:
+        """Where the load generator's own output goes."""
+        return self.path / "locust.log"
+
+    @property
+    def pg_stats_path(self) -> Path:
+        """The specification's statement table (its day31_pg_stats.csv)."""
+        return self.path / "pg_stats.csv"
+
+    @property
+    def pg_scans_path(self) -> Path:
+        """The specification's table of scans per table."""
+        return self.path / "pg_scans.csv"
+
+    def missing_parts(self, derived: bool = True) -> list[str]:
+        """Parts of a complete run that are absent or empty; with derived=False only those that cannot be made again
+        from the rest."""
+        measured = [_META, _NAMES, "snapshot-before.json", "snapshot-after.json", _PROBES]
+        made = [_VERDICTS, _JUNIT, _MARKDOWN, _REPORT] if derived else []
+        missing = [name for name in measured + made if not _has_bytes(self.path / name)]
+        return missing if any(map(_has_bytes, self.path.glob(_SAMPLES))) else [*missing, _SAMPLES]
+
+
+def create(root: Path, scenario: str, profile: Profile, now: datetime) -> RunDir:
+    """A new directory `<UTC time>-<scenario>-<profile>` under `root`; a taken name gets -2, -3, …"""
+    return RunDir(_new_directory(root, f"{_stamp(now)}-{scenario}-{profile}"))
+
+
+def is_run(path: Path) -> bool:
+    return (path / _META).is_file()
+
+
+def state(meta: RunMeta) -> State:
+    """The state of the run now: one that says "running" but whose process is gone was interrupted."""
+    return "interrupted" if meta.state == "running" and not _alive(meta.pid, meta.pid_started) else meta.state
+
+
+def this_process() -> tuple[int, float]:
+    """(pid, pid_started) of the caller, as run.json keeps them."""
+    return os.getpid(), psutil.Process().create_time()
+
+
+def _alive(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # create_time is kept in clock ticks and moves with the boot time: a second apart is still the same process
+        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+# --- benchmarks ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkDir:
+    """A benchmark's directory: benchmark.json, its report, and its runs as runs/01-day31, runs/02-day40, …"""
+
+    path: Path
+
+    def new_run(self, profile: Profile) -> RunDir:
+        return RunDir(_new_directory(self.path / _RUNS, f"{len(self.runs()) + 1:02d}-{profile}"))
+
+    def runs(self) -> tuple[RunDir, ...]:
+        """In the order they were made."""
+        paths = [path for path in (self.path / _RUNS).glob("[0-9]*-*") if path.is_dir()]
+        return tuple(RunDir(path) for path in sorted(paths, key=lambda path: (len(path.name), path.name)))
+
+    def write(self, benchmark: Benchmark) -> None:
+        _write_json(self.path / _BENCHMARK, benchmark, Benchmark)
+
+    def read(self) -> Benchmark:
+        path = self.path / _BENCHMARK
+        if not path.is_file():
+            raise InputError(f"{self.path}: no benchmark directory (it has no {_BENCHMARK}); name one that has")
+        return _read_json(path, Benchmark, _restore_pooled)
+
+    def write_report(self, text: str) -> Path:
+        return write_atomic(self.report_path, text)
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / _REPORT
+
+
+def create_benchmark(root: Path, now: datetime) -> BenchmarkDir:
+    """A new directory `<UTC time>-benchmark` under `root`, with a place for its runs."""
+    path = _new_directory(root, f"{_stamp(now)}-benchmark")
+    (path / _RUNS).mkdir()
+    return BenchmarkDir(path)
+
+
+def is_benchmark(path: Path) -> bool:
+    return (path / _BENCHMARK).is_file() or (path / _RUNS).is_dir()
+
+
+def _restore_pooled(benchmark: dict[str, Any]) -> None:
+    """JSON has no null key: json writes the pooled selector None as "null"."""
+    for result in [*benchmark["runs"], benchmark["day31"], benchmark["day40"]]:
+        result["metrics"] = {
+            metric: {None if name == "null" else name: estimate for name, estimate in estimates.items()}
+            for metric, estimates in result["metrics"].items()
+        }
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def write_atomic(path: Path, text: str, sync: bool = True) -> Path:
+    """Writes beside `path` and renames, so that a reader sees the old or the new text, never a part.
+
+    sync=False leaves it to the system when the bytes reach the disk. Raises StackError.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as fault:
+        beside.unlink(missing_ok=True)
+        raise StackError(f"{path}: {fault.strerror}; free space or make it writable, and run again") from fault
+    return path
+
+
+def _new_directory(root: Path, name: str) -> Path:
+    number = 1
+    while True:
+        path = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError:
+            if not root.is_dir():
+                raise InputError(f"{root}: is not a directory; name another place") from None
+            number += 1
+        except OSError as fault:
+            raise InputError(f"{path}: {fault.strerror}; name a place that can be written") from fault
+        else:
+            return path
+
+
+def _stamp(now: datetime) -> str:
+    return now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def _has_bytes(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _plain(value: object, kind: Any) -> Any:
+    return _adapter(kind).dump_python(value)
+
+
+def _write_json(path: Path, value: object, kind: Any) -> None:
+    text = json.dumps(_plain(value, kind), indent=1, default=_database_value, allow_nan=False)
+    write_atomic(path, text + "\n")
+
+
+def _database_value(value: object) -> object:
+    """What psycopg returns and JSON lacks."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"{value!r} has no place in JSON")
+
+
+def _read_json(path: Path, kind: type[T], restore: Callable[[dict[str, Any]], None] | None = None) -> T:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise InputError(f"{path}: {fault.strerror}; restore the file or name another directory") from fault
+    except ValueError as fault:
+        raise InputError(f"{path}: not valid JSON: {fault}; restore the file or name another directory") from fault
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: written with schema {version}, newer than {SCHEMA_VERSION}; read it with a newer dairyperf"
+        )
+    if restore is not None:
+        try:
+            restore(document)
+        except (KeyError, TypeError, AttributeError) as fault:
+            raise InputError(f"{path}: incomplete ({fault!r}); restore the file") from fault
+    return _validated(path, document, kind)
+
+
+def _validated(path: Path, document: object, kind: type[T]) -> T:
+    try:
+        return cast(T, _adapter(cast(Any, kind)).validate_python(document))
+    except ValidationError as fault:
+        faults = [f"{'.'.join(map(str, f['loc'])) or 'document'}: {f['msg']}" for f in fault.errors()[:3]]
+        raise InputError(f"{path}: {'; '.join(faults)}; the file is damaged or of another kind, restore it") from None

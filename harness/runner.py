@@ -1,0 +1,192 @@
+"""The order of one run, and its judgement: everything after the snapshots is a pure function of the run's files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness import (
+    load,
+    provenance,
+    report,
+    rundir,
+    scenario,
+    stack,
+    statements,
+    summary,
+    threshold,
+    units,
+    verdict_text,
+)
+from harness.errors import InputError, RunInvalid, StackError
+from harness.model import Metrics, Profile, RunMeta, RunResult, Scenario, ServerDelta, Snapshot, Verdict
+from harness.rundir import RunDir
+from harness.summary import RunSamples
+
+# The specification's limit for every endpoint; late_ratio counts what is slower.
+LATE_LIMIT_MS = 200.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a judgement comes to; `exit_code` as in the command line's help. reasons: why it is invalid."""
+
+    title: str
+    verdicts: tuple[Verdict, ...]
+    reasons: tuple[str, ...]
+    report: Path
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a run directory holds, read and checked, before any limit is applied."""
+
+    meta: RunMeta
+    samples: RunSamples
+    before: Snapshot
+    after: Snapshot
+    servers: ServerDelta
+    requests: Mapping[str, int]
+    probes: rundir.Probes
+    reasons: tuple[str, ...]
+
+
+def load_scenario(name: str, users: int | None, duration: str | None, thresholds: Sequence[str]) -> Scenario:
+    """A scenario by name or path, with what the command line says instead. Raises InputError."""
+    path = Path(name) if name.endswith(".toml") else provenance.ROOT / "scenarios" / f"{name}.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as fault:
+        known = ", ".join(sorted(file.stem for file in (provenance.ROOT / "scenarios").glob("*.toml")))
+        raise InputError(f"scenario {name}: {fault.strerror}; known are {known}, or give a .toml file") from fault
+    return scenario.override(
+        scenario.parse(text, str(path)),
+        users=users,
+        duration_s=units.parse_duration(duration) if duration else None,
+        thresholds=thresholds,
+    )
+
+
+def run(root: Path, asked: Scenario, profile: Profile, say: Say) -> RunDir:
+    """Runs `asked` on the stack that is up, into a new directory under `root`."""
+    return run_into(rundir.create(root, asked.name, profile, datetime.now(UTC)), asked, profile, say)
+
+
+def run_into(directory: RunDir, asked: Scenario, profile: Profile, say: Say) -> RunDir:
+    """Runs Locust and its observer on `directory` to the end. Raises StackError or RunInvalid when it breaks."""
+    provenance.begin(directory, asked, stack.read(profile))
+    say(f"{profile}: run {directory.path}")
+    code = load.run(
+        asked.locustfile,
+        directory.path,
+        directory.log_path,
+        on_line=lambda line: say(f"{profile}: {line}") if _worth_showing(line) else None,
+        limit_s=load.timeout_s(asked),
+    )
+    if code != 0:
+        meta = directory.read_meta()
+        why = "; ".join(meta.reasons) or f"see {directory.log_path}"
+        if meta.state == "running":
+            directory.write_meta(dataclasses.replace(meta, state="failed", reasons=(f"Locust ended with {code}",)))
+        error = RunInvalid if code == RunInvalid.exit_code else StackError
+        raise error(f"{directory.path}: Locust ended with exit code {code}; {why}")
+    return directory
+
+
+def _worth_showing(line: str) -> bool:
+    return "dairyperf" in line or "ERROR" in line
+
+
+def open_run(path: Path) -> RunDir:
+    if not rundir.is_run(path):
+        raise InputError(f"{path}: no run directory (it has no run.json); name one under reports/runs")
+    return RunDir(path)
+
+
+# --- judgement -----------------------------------------------------------------------------------------------------
+
+
+def judge(directory: RunDir) -> Judged:
+    """Judges a finished run, writes verdicts, JUnit, summary, CSV files and the report."""
+    evidence = read(directory)
+    result = side([evidence], evidence.meta.scenario, evidence.meta)
+    directory.write_verdicts(result.verdicts)
+    directory.write_junit(verdict_text.junit_xml(evidence.meta.run_id, result.verdicts, evidence.reasons))
+    directory.write_markdown(verdict_text.markdown(evidence.meta.run_id, result.verdicts, evidence.reasons))
+    rundir.write_atomic(directory.pg_stats_path, statements.pg_stats_csv([(evidence.before, evidence.after)]))
+    rundir.write_atomic(directory.pg_scans_path, statements.pg_scans_csv(evidence.servers))
+    directory.write_report(report.render_run(result))
+    code = worst([RunInvalid.exit_code if evidence.reasons else 0, threshold.exit_code(result.verdicts)])
+    return Judged(evidence.meta.run_id, result.verdicts, evidence.reasons, directory.report_path, code)
+
+
+def read(directory: RunDir) -> Evidence:
+    """Everything a finished run saved. Raises RunInvalid when it never came to its end, InputError when it goes on."""
+    meta = directory.read_meta()
+    state = rundir.state(meta)
+    if state == "running":
+        raise InputError(f"{directory.path}: still running (process {meta.pid}); wait for its end")
+    samples, torn = summary.read_samples(directory.sample_blobs())
+    before, after = directory.read_snapshot("before"), directory.read_snapshot("after")
+    if meta.phases is None or before is None or after is None:
+        why = "; ".join(meta.reasons) or "it did not come to its end"
+        raise RunInvalid(f"{directory.path}: {state}, cannot be judged: {why}; its {len(samples)} samples are kept")
+    endpoints, outcomes = directory.read_names()
+    reasons = [*meta.reasons]
+    if missing := directory.missing_parts(derived=False):
+        reasons.append(f"parts are missing: {', '.join(missing)}")
+    if torn:
+        reasons.append(f"{torn} sample files end in a torn record")
+    found = Counter(endpoints[index] for index in samples["endpoint"].tolist())
+    recorded = {name: count for name, count in (meta.counts or {})["recorded"].items() if count}
+    reasons += [
+        f"{name}: {recorded.get(name, 0)} recorded, {found.get(name, 0)} in the sample files"
+        for name in sorted({*recorded, *found})
+        if recorded.get(name, 0) != found.get(name, 0)
+    ]
+    origin_us = meta.phases.origin_monotonic_us
+    started_us = samples["start_us"] + origin_us
+    between = (started_us >= before.monotonic_us) & (started_us < after.monotonic_us)
+    return Evidence(
+        meta=meta,
+        samples=RunSamples(samples, endpoints, outcomes, meta.phases),
+        before=before,
+        after=after,
+        servers=statements.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)),
+        requests=Counter(endpoints[index] for index in samples["endpoint"][between].tolist()),
+        probes=directory.read_probes(origin_us),
+        reasons=tuple(reasons),
+    )
+
+
+def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
+    """One run, or all runs of a profile taken together: their samples pooled, their counters summed, then judged."""
+    measured = summary.combine([one.samples for one in runs], asked.load, LATE_LIMIT_MS, asked.seed)
+    servers = statements.combine([one.servers for one in runs])
+    requests: Counter[str] = Counter()
+    for one in runs:
+        requests.update(one.requests)
+    metrics: Metrics = {**summary.metrics(measured), **statements.metrics(servers, meta.profile, requests)}
+    return RunResult(
+        meta=meta,
+        summary=measured,
+        servers=servers,
+        settings=runs[-1].after.postgres["settings"],
+        metrics=metrics,
+        verdicts=threshold.evaluate(asked.thresholds, metrics, meta.profile, asked.strict),
+        probes=runs[0].probes if len(runs) == 1 else {},
+        warnings=tuple(dict.fromkeys(warning for one in runs for warning in (*one.meta.warnings, *one.servers.warnings))),
+    )
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The exit code of several: the stack failed (3), then invalid (4), then bad input (2), then a failed limit (1)."""
+    present = set(codes)
+    return next((code for code in (3, 4, 2, 1) if code in present), 0)

@@ -1,0 +1,1 @@
+"""The servers of the embedded stack: one module per service, plus how they are fetched, run and looked after."""

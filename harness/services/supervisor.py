@@ -1,0 +1,281 @@
+"""The process that owns one embedded stack: starts its servers in order, keeps them, stops them in reverse.
+
+Run by `harness.stack`, never by hand. Standard input is a pipe to the owner: its first line is the request, and when it
+ends without the word `detach` (the owner left, crashed or was killed) the stack is stopped. Standard output carries JSON
+lines: {"progress": text}, then {"ready": {...}} or {"error": text, "exit_code": n}. The kernel ends every server
+should this process itself be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from harness import reset
+from harness.errors import HarnessError, StackError
+from harness.model import Profile, StackAddresses
+from harness.services import api, odoo, pgbouncer, postgres, process, provision, redis, template
+from harness.services.process import Service
+
+ODOO_WORKERS = 2
+SERVICES = ("postgresql", "odoo", "odoo-gevent", "api", "pgbouncer", "redis")
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 4  # each; five services have to be gone within 10 s of the owner's end
+
+
+class StopRequested(Exception):
+    """SIGTERM or SIGINT arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the owner asks for. ports: service name -> port, for those that must not be picked freely."""
+
+    profile: Profile
+    herd: int
+    seed: int
+    as_of: str
+    home: str
+    state_file: str
+    lock_file: str
+    ports: dict[str, int]
+    odoo_source: str | None
+
+
+def say(text: str) -> None:
+    _emit({"progress": text})
+
+
+def _emit(message: dict[str, object]) -> None:
+    # the owner may be gone; what it would have read then matters to nobody
+    with contextlib.suppress(BrokenPipeError, ValueError):
+        print(json.dumps(message), flush=True)
+
+
+def _ports(request: Request) -> dict[str, int]:
+    names = ["postgresql", "odoo", "odoo-gevent", "api"]
+    names += ["pgbouncer", "redis"] if request.profile == "day40" else []
+    ports = {name: request.ports.get(name) or process.free_port() for name in names}
+    for name, port in ports.items():
+        if not process.port_is_free(port):
+            raise StackError(
+                f"{name}: port {port} is taken; end the process that holds it (ss -ltnp) or choose another with --port"
+            )
+    return ports
+
+
+def _write_secret(path: Path, content: dict[str, object]) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(content, file)
+
+
+@contextlib.contextmanager
+def servers(request: Request) -> Iterator[StackAddresses]:
+    """Starts every server of the profile; yields where they answer; stops them in reverse, also half way through."""
+    home = Path(request.home)
+    as_of = date.fromisoformat(request.as_of)
+    tools = provision.fetch(say, Path(request.odoo_source) if request.odoo_source else None)
+    seeded = template.prepare(request.profile, tools, request.herd, request.seed, as_of, say)
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(mode=0o755, parents=True)
+    user = provision.service_user()
+    logs = home / "logs"
+    postgres_logs, archive = logs / "postgresql", home / "archive"
+    for folder in (logs, postgres_logs, archive):
+        folder.mkdir(mode=0o755)
+    if user:
+        for folder in (postgres_logs, archive):
+            os.chown(folder, user.uid, user.gid)
+    say("copying the seeded cluster")
+    template.restore(seeded, home)
+    ports = _ports(request)
+    roles = {role: secrets.token_urlsafe(24) for role in ("postgres", "odoo", "api", "harness")}
+    api_key, redis_password = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    passfile, secrets_file = home / "passfile", home / "secrets.json"
+
+    with contextlib.ExitStack() as running:
+
+        def up(service: Service, ready: Callable[[], bool]) -> Service:
+            running.callback(process.stop, service, STOP_TIMEOUT_S)
+            process.wait_until(service, ready, START_TIMEOUT_S)
+            return service
+
+        pids: dict[str, int] = {}
+
+        say(f"starting PostgreSQL {tools.versions['postgresql']}")
+        (home / "pg_hba.conf").write_text((postgres.CONFIG / "pg_hba.conf").read_text())
+        config = postgres.config_text(
+            request.profile,
+            port=ports["postgresql"],
+            hba_file=home / "pg_hba.conf",
+            log_dir=postgres_logs,
+            archive=archive,
+            host=postgres.sizes(psutil.virtual_memory().total, psutil.cpu_count() or 1),
+        )
+        (home / "postgresql.conf").write_text(config)
+        template.write_passfile(passfile, {"postgres": seeded.superuser_password})
+        admin_dsn = postgres.dsn(ports["postgresql"], "postgres", "postgres", passfile)
+        server = postgres.start(
+            tools.postgres_bin, home / "data", home / "postgresql.conf", logs / "postgresql.log", postgres_logs, user
+        )
+        pids["postgresql"] = up(server, lambda: postgres.answers(admin_dsn)).pid
+        postgres.set_passwords(admin_dsn, roles)
+        template.write_passfile(passfile, roles)
+        with psycopg.connect(admin_dsn, dbname=template.SEED_DATABASE) as connection:
+            accounts = odoo.accounts(connection)
+            passwords = {account.login: secrets.token_urlsafe(12) for account in accounts}
+            odoo.set_passwords(connection, passwords)
+        _write_secret(secrets_file, {"odoo": passwords, "api_key": api_key, "redis": redis_password})
+
+        pgbouncer_dsn = redis_url = None
+        odoo_port = api_port = ports["postgresql"]
+        if request.profile == "day40":
+            say(f"starting pgBouncer {tools.versions['pgbouncer']} and Redis {tools.versions['redis']}")
+            pool_folder = home / "pgbouncer"
+            config = pgbouncer.config_text(
+                port=ports["pgbouncer"],
+                postgres_port=ports["postgresql"],
+                database=template.DATABASE,
+                folder=pool_folder,
+            )
+            server = pgbouncer.start(
+                tools.pgbouncer, tools.library_path, pool_folder, config, roles, logs / "pgbouncer.log", user
+            )
+            pgbouncer_dsn = postgres.dsn(ports["pgbouncer"], "pgbouncer", "harness", passfile)
+            console = pgbouncer_dsn
+            pids["pgbouncer"] = up(server, lambda: pgbouncer.answers(console)).pid
+            odoo_port = api_port = ports["pgbouncer"]
+            redis_url = url = f"redis://127.0.0.1:{ports['redis']}/0"
+            server = redis.start(
+                tools.redis_server,
+                tools.library_path,
+                home / "redis",
+                ports["redis"],
+                redis_password,
+                logs / "redis.log",
+            )
+            pids["redis"] = up(server, lambda: redis.answers(url, redis_password)).pid
+
+        addresses = StackAddresses(
+            profile=request.profile,
+            odoo_url=f"http://127.0.0.1:{ports['odoo']}",
+            api_url=f"http://127.0.0.1:{ports['api']}",
+            postgres_dsn=postgres.dsn(ports["postgresql"], template.DATABASE, "harness", passfile),
+            admin_dsn=admin_dsn,
+            pgbouncer_dsn=pgbouncer_dsn,
+            redis_url=redis_url,
+            database=template.DATABASE,
+            accounts=accounts,
+            passfile=str(passfile),
+            secrets_file=str(secrets_file),
+            as_of=request.as_of,
+            herd=request.herd,
+            seed=request.seed,
+            checksum=seeded.checksum,
+            counts=seeded.counts,
+            versions=tools.versions,
+            log_dir=str(logs),
+            pids=pids,
+        )
+        reset.database(addresses)
+
+        say(f"starting Odoo {tools.versions['odoo']} and the API")
+        (home / "odoo.conf").write_text(
+            odoo.config_text(
+                database=template.DATABASE,
+                postgres_port=odoo_port,
+                http_port=ports["odoo"],
+                gevent_port=ports["odoo-gevent"],
+                data_dir=home / "odoo",
+                workers=ODOO_WORKERS,
+            )
+        )
+        odoo_server = process.start(
+            "odoo",
+            odoo.serve_command(tools.odoo_python, tools.odoo, home / "odoo.conf", ports["odoo"]),
+            log=logs / "odoo.log",
+            environment=odoo.environment(tools.odoo, home / "odoo", passfile),
+            cwd=home,
+        )
+        running.callback(process.stop, odoo_server, STOP_TIMEOUT_S)
+        api_server = process.start(
+            "api",
+            api.command(ports["api"]),
+            log=logs / "api.log",
+            environment=api.environment(
+                dsn=postgres.dsn(
+                    api_port,
+                    template.DATABASE + ("_api" if request.profile == "day40" else ""),
+                    "api",
+                    passfile,
+                    application="dairy-api",
+                ),
+                passfile=passfile,
+                secrets_file=secrets_file,
+                redis_url=redis_url,
+            ),
+            cwd=home,
+        )
+        pids["api"] = up(api_server, lambda: process.responds(addresses.api_url + api.READY_PATH)).pid
+        pids["odoo"] = up(odoo_server, lambda: process.responds(addresses.odoo_url + odoo.READY_PATH)).pid
+        yield addresses
+
+
+def main() -> int:
+    def stop(number: int, frame: object) -> None:
+        # once: a second signal must not break the stopping
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise StopRequested
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    request = Request(**json.loads(sys.stdin.readline()))
+    state_file = Path(request.state_file)
+    os.umask(0o022)
+    threading.Thread(target=_watch_owner, daemon=True).start()
+    try:
+        with provision.locked(Path(request.lock_file)), servers(request) as addresses:
+            state = {
+                "supervisor": os.getpid(),
+                "started": psutil.Process().create_time(),
+                "addresses": asdict(addresses),
+            }
+            fresh = state_file.with_suffix(".new")
+            fresh.write_text(json.dumps(state, indent=1))
+            fresh.rename(state_file)
+            try:
+                _emit({"ready": asdict(addresses)})
+                while True:
+                    signal.pause()
+            finally:
+                state_file.unlink(missing_ok=True)
+    except StopRequested:
+        return 0
+    except HarnessError as error:
+        _emit({"error": str(error), "exit_code": error.exit_code})
+        return error.exit_code
+
+
+def _watch_owner() -> None:
+    """Asks this process to stop when the owner's pipe ends; the word `detach` ends the watch instead."""
+    if sys.stdin.readline().strip() != "detach":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""What one user does; no counts, durations, hosts or limits."""

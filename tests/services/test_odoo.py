@@ -1,0 +1,300 @@
+"""The addon smart_dairy in a running Odoo: rights, CRUD, reports, the specification's K6 requests, web sessions."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import xmlrpc.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.cookies import SimpleCookie
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from harness.model import StackAddresses
+from harness.services import odoo
+
+ACCESS_DENIED, USER_ERROR, ACCESS_ERROR = 3, 2, 4  # fault codes of /xmlrpc/2
+
+ROLES = {"admin": "manager", "farm_manager": "manager", "farm_worker": "worker", "farm_auditor": "auditor"}
+RIGHTS = {  # role -> model -> operations
+    "manager": dict.fromkeys(("animal", "milk_production", "health_record", "breeding_record"), "crud"),
+    "worker": {"animal": "r", "milk_production": "cru", "health_record": "cru", "breeding_record": ""},
+    "auditor": dict.fromkeys(("animal", "milk_production", "health_record", "breeding_record"), "r"),
+}
+
+
+class Rpc:
+    def __init__(self, stack: StackAddresses, secrets: dict[str, Any]) -> None:
+        self.database = stack.database
+        self.uids = {account.login: account.uid for account in stack.accounts}
+        self.passwords: dict[str, str] = secrets["odoo"]
+        self.common = xmlrpc.client.ServerProxy(f"{stack.odoo_url}/xmlrpc/2/common")
+        self.object = xmlrpc.client.ServerProxy(f"{stack.odoo_url}/xmlrpc/2/object", allow_none=True)
+
+    def __call__(self, login: str, model: str, method: str, *arguments: Any, **options: Any) -> Any:
+        credentials = (self.database, self.uids[login], self.passwords[login])
+        return self.object.execute_kw(*credentials, f"farm.{model}", method, arguments, options)
+
+
+@pytest.fixture
+def rpc(stack: StackAddresses, secrets: dict[str, Any]) -> Rpc:
+    return Rpc(stack, secrets)
+
+
+@contextmanager
+def fault(code: int) -> Iterator[pytest.ExceptionInfo[xmlrpc.client.Fault]]:
+    with pytest.raises(xmlrpc.client.Fault) as caught:
+        yield caught
+    assert caught.value.faultCode == code, caught.value.faultString
+
+
+@pytest.fixture
+def animal(rpc: Rpc) -> Iterator[int]:
+    """A head of the test's own, without dependants when the test ends."""
+    created = rpc("farm_manager", "animal", "create", {"name": "Test cow", "tag_number": "TEST-1", "gender": "female"})
+    yield created
+    for model in ("milk_production", "health_record", "breeding_record"):
+        left = rpc("farm_manager", model, "search", [["animal_id", "=", created]])
+        rpc("farm_manager", model, "unlink", left)
+    rpc("farm_manager", "animal", "unlink", [created])
+
+
+def values(model: str, animal: int) -> dict[str, Any]:
+    return {
+        "animal": {"name": "Calf", "tag_number": "TEST-2", "dam_id": animal},
+        "milk_production": {"animal_id": animal, "shift": "noon", "quantity_litres": 4.25},
+        "health_record": {"animal_id": animal, "treatment_status": "pending"},
+        "breeding_record": {"animal_id": animal, "breeding_status": "pregnant"},
+    }[model]
+
+
+def test_accounts(stack: StackAddresses) -> None:
+    with psycopg.connect(stack.postgres_dsn, dbname=stack.database) as connection:
+        assert odoo.accounts(connection) == stack.accounts
+    assert {account.login: account.role for account in stack.accounts} == ROLES
+
+
+@pytest.mark.parametrize("login", ROLES)
+def test_login_leaves_the_hash_alone(rpc: Rpc, stack: StackAddresses, login: str) -> None:
+    """Odoo accepts the hash made by set_passwords and sees no need to make a better one."""
+    with psycopg.connect(stack.postgres_dsn, dbname=stack.database, autocommit=True) as connection:
+        query = "SELECT password FROM res_users WHERE login = %s"
+        before = connection.execute(query, (login,)).fetchone()
+        assert rpc.common.authenticate(rpc.database, login, rpc.passwords[login], {}) == rpc.uids[login]
+        assert rpc.common.authenticate(rpc.database, login, "wrong", {}) is False
+        assert connection.execute(query, (login,)).fetchone() == before
+
+
+def test_wrong_password(rpc: Rpc) -> None:
+    rpc.passwords = {"admin": "wrong"}
+    with fault(ACCESS_DENIED):
+        rpc("admin", "animal", "search_count", [])
+
+
+@pytest.mark.parametrize("model", RIGHTS["manager"])
+@pytest.mark.parametrize("login", ROLES)
+def test_rights(rpc: Rpc, animal: int, login: str, model: str) -> None:
+    allowed = RIGHTS[ROLES[login]][model]
+    mine = rpc("farm_manager", model, "create", values(model, animal))
+    other = {**values(model, animal), **({"tag_number": "TEST-3"} if model == "animal" else {})}
+    change = {"name": "Heifer"} if model == "animal" else {"animal_id": animal}
+    calls = {
+        "c": ("create", other),
+        "r": ("read", [mine], ["id"]),
+        "u": ("write", [mine], change),
+        "d": ("unlink", [mine]),
+    }
+    done = []
+    try:
+        for operation, call in calls.items():
+            if operation in allowed:
+                done.append(rpc(login, model, *call))
+            else:
+                with fault(ACCESS_ERROR):
+                    rpc(login, model, *call)
+    finally:
+        created = [answer for answer in done if type(answer) is int]
+        rpc("farm_manager", model, "unlink", [mine, *created])
+    expected = {"c": created[0] if created else None, "r": [{"id": mine}], "u": True, "d": True}
+    assert done == [expected[operation] for operation in calls if operation in allowed]
+
+
+def test_what_is_written_is_read(rpc: Rpc, animal: int, stack: StackAddresses) -> None:
+    record = {
+        "animal_id": animal,
+        "details": {"diagnosis": "mastitis", "temperature_c": 39.4, "vet": None, "tests": [1, None, {"cmt": None}]},
+        "scheduled_date": False,
+        "treatment_status": "pending",
+    }
+    created = rpc("farm_worker", "health_record", "create", record)
+    [read] = rpc("farm_worker", "health_record", "read", [created])
+    assert read["animal_id"] == [animal, "Test cow"]
+    # null is read as False, at any depth: XML-RPC cannot carry it
+    assert read["details"] == {
+        "diagnosis": "mastitis",
+        "temperature_c": 39.4,
+        "vet": False,
+        "tests": [1, False, {"cmt": False}],
+    }
+    assert (read["record_date"], read["scheduled_date"]) == (stack.as_of, False)
+    assert read["create_uid"][0] == rpc.uids["farm_worker"]
+    rpc("farm_worker", "health_record", "write", [created], {"details": {}, "treatment_status": "completed"})
+    [read] = rpc("farm_worker", "health_record", "read", [created])
+    assert (read["details"], read["treatment_status"]) == (False, "completed")
+
+
+def test_several_at_once_and_across_partitions(rpc: Rpc, animal: int) -> None:
+    record = values("milk_production", animal)
+    dates = ["2025-12-31", "2026-01-01"]
+    created = rpc("farm_manager", "milk_production", "create", [{**record, "production_date": day} for day in dates])
+    rpc("farm_manager", "milk_production", "write", [created[0]], {"production_date": "2026-01-02"})
+    found = rpc(
+        "farm_manager",
+        "milk_production",
+        "search_read",
+        [["id", "in", created]],
+        fields=["production_date"],
+        order="id",
+    )
+    assert [row["production_date"] for row in found] == ["2026-01-02", "2026-01-01"]
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "message"),
+    [
+        ("animal", {"tag_number": "TEST-1"}, "farm.animal: duplicate key"),
+        ("animal", {"name": False}, "farm.animal.name: null value"),
+        ("milk_production", {"animal_id": 2_000_000_000}, "is not present in table"),
+        ("milk_production", {"quantity_litres": -1}, "quantity_litres_check"),
+        ("milk_production", {"production_date": "1999-01-01"}, "no partition"),
+    ],
+)
+def test_the_tables_constraints_answer_clearly(
+    rpc: Rpc, animal: int, model: str, change: dict[str, Any], message: str
+) -> None:
+    with fault(USER_ERROR) as caught:
+        rpc("farm_manager", model, "create", {**values(model, animal), **change})
+    assert message in caught.value.faultString
+
+
+def test_groups(rpc: Rpc, stack: StackAddresses) -> None:
+    day = [["production_date", "=", stack.as_of]]
+    old = rpc("farm_auditor", "milk_production", "read_group", day, ["quantity_litres:sum"], ["shift"])
+    new = rpc(
+        "farm_auditor", "milk_production", "formatted_read_group", day, ["shift"], ["quantity_litres:sum", "__count"]
+    )
+    assert {row["shift"]: row["quantity_litres"] for row in old} == {
+        row["shift"]: row["quantity_litres:sum"] for row in new
+    }
+    assert len(new) == 3
+
+
+def test_daily_report(rpc: Rpc, stack: StackAddresses) -> None:
+    report = rpc("farm_auditor", "milk_production", "daily_report")
+    with psycopg.connect(stack.postgres_dsn, dbname=stack.database) as connection:
+        day = "FROM farm.milk_production WHERE production_date = %s"
+        totals = "round(sum(quantity_litres), 2)::float, count(*), count(DISTINCT animal_id)"
+        total = connection.execute(f"SELECT {totals} {day}", (stack.as_of,)).fetchone()
+        shifts = connection.execute(f"SELECT shift, {totals} {day} GROUP BY shift", (stack.as_of,)).fetchall()
+    assert (report["litres"], report["records"], report["animals"]) == total
+    assert [row["shift"] for row in report["shifts"]] == ["morning", "noon", "evening"]
+    assert {tuple(row.values()) for row in report["shifts"]} == set(shifts)
+    assert rpc("farm_auditor", "milk_production", "daily_report", stack.as_of) == report
+    empty = rpc("farm_auditor", "milk_production", "daily_report", "1999-01-01")
+    assert empty == {"date": "1999-01-01", "litres": 0, "records": 0, "animals": 0, "shifts": []}
+
+
+K6_REQUEST = """<?xml version="1.0"?>
+    <methodCall>
+        <methodName>execute_kw</methodName>
+        <params>
+            <param><value><string>{database}</string></value></param>
+            <param><value><int>{uid}</int></value></param>
+            <param><value><string>{password}</string></value></param>
+            <param><value><string>{model}</string></value></param>
+            <param><value><string>search_read</string></value></param>
+            <param><value><array><data>
+                <value><array><data>
+                    <value><array><data>
+                        <value><string>{field}</string></value>
+                        <value><string>=</string></value>
+                        <value><string>{value}</string></value>
+                    </data></array></value>
+                </data></array></value>
+            </data></array></value></param>
+            <param><value><struct>
+                <member><name>fields</name><value><array><data>
+                    {fields}
+                </data></array></value></member>{limit}
+            </struct></value></param>
+        </params>
+    </methodCall>"""
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "value", "fields", "limit"),
+    [
+        ("farm.milk_production", "production_date", "{as_of}", ("animal_id", "quantity_litres", "shift"), 100),
+        ("farm.animal", "status", "active", ("name", "tag_number", "breed"), None),
+    ],
+)
+def test_the_specifications_k6_requests(
+    stack: StackAddresses, rpc: Rpc, model: str, field: str, value: str, fields: tuple[str, ...], limit: int | None
+) -> None:
+    """Its XML, closing the <param> it leaves open; its date is as_of, and "has data" means at least one row."""
+    payload = K6_REQUEST.format(
+        database=rpc.database,
+        uid=rpc.uids["admin"],
+        password=rpc.passwords["admin"],
+        model=model,
+        field=field,
+        value=value.format(as_of=stack.as_of),
+        fields="\n                    ".join(f"<value><string>{name}</string></value>" for name in fields),
+        limit=f"\n<member><name>limit</name><value><int>{limit}</int></value></member>" if limit else "",
+    )
+    place = urlsplit(stack.odoo_url)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=30)
+    connection.request("POST", "/xmlrpc/2/object", payload, {"Content-Type": "text/xml"})
+    reply = connection.getresponse()
+    assert reply.status == 200
+    (rows,), _method = xmlrpc.client.loads(reply.read())
+    assert 1 <= len(rows) <= (limit or len(rows))
+    assert all(set(row) == {"id", *fields} for row in rows)
+
+
+def test_db_metrics_in_a_web_session(stack: StackAddresses, rpc: Rpc) -> None:
+    place = urlsplit(stack.odoo_url)
+    cookie = ""
+
+    def call(path: str, **params: Any) -> Any:
+        nonlocal cookie
+        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=30)
+        body = json.dumps({"jsonrpc": "2.0", "method": "call", "params": params})
+        connection.request("POST", path, body, {"Content-Type": "application/json", "Cookie": cookie})
+        reply = connection.getresponse()
+        if fresh := SimpleCookie(reply.getheader("Set-Cookie", "")).get("session_id"):
+            cookie = f"session_id={fresh.value}"
+        return json.loads(reply.read())
+
+    path = "/api/v1/monitoring/db-metrics"
+    assert "Session" in call(path)["error"]["message"]
+    login = {"login": "farm_auditor", "password": rpc.passwords["farm_auditor"]}
+    assert call("/web/session/authenticate", db=stack.database, **login)["result"]["uid"] == rpc.uids["farm_auditor"]
+    metrics = call(path)["result"]
+    assert metrics["query_latency_p95_ms"] is None
+    assert metrics["redis_hit_rate"] is None
+    assert 0 < metrics["cache_hit_ratio"] <= 100
+    assert metrics["active_connections"] >= 1
+    assert metrics["daily_milk_litres"] == rpc("admin", "milk_production", "daily_report")["litres"]
+    dead = metrics["dead_tuples_top5"]
+    assert 1 <= len(dead) <= 5
+    assert all(set(row) == {"table_name", "n_dead_tup", "dead_ratio"} for row in dead)
+    assert not any("_q" in row["table_name"] for row in dead), "partitions are summed under their root"
+
+
+def test_warm_up_meets_every_account(stack: StackAddresses, rpc: Rpc) -> None:
+    odoo.warm_up(stack.odoo_url, stack.database, stack.accounts, rpc.passwords, workers=2)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import dataclasses
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import threshold, verdict_text
+from harness.model import Estimate, Verdict
+
+NASTY = 'a|b `c` <script>"&\x00\n*d*'
+VERDICTS = (
+    Verdict(threshold.parse("p95_ms < 200"), None, Estimate(147.3, 140.0, 155.5, 14845), "pass", "clear"),
+    Verdict(threshold.parse("p95_ms[*] < 200"), NASTY, Estimate(250.0, 190.0, 300.0, 90), "fail", "straddles"),
+    Verdict(threshold.parse("throughput_rps > 40"), None, Estimate(41.25, None, None, 12000), "pass", "exact"),
+    Verdict(threshold.parse("p99_ms < 500"), None, None, "no_data", None),
+    Verdict(threshold.parse("redis_hit_pct > 85"), None, None, "not_applicable", None),
+)
+
+
+def test_rows_say_everything_in_text():
+    assert verdict_text.rows(VERDICTS[:1] + VERDICTS[3:]) == (
+        ("PASS", "p95_ms < 200", "all", "147.3 ms", "140.0 ms – 155.5 ms", "14,845", "clear"),
+        ("NO DATA", "p99_ms < 500", "all", "–", "–", "–", "–"),
+        ("n/a", "redis_hit_pct > 85", "", "–", "–", "–", "–"),
+    )
+    assert len(verdict_text.COLUMNS) == len(verdict_text.Row._fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "shown"),
+    [
+        ("p95_ms < 200", 199.96, "199.96 ms"),
+        ("p95_ms < 200", 200.04, "200.04 ms"),
+        ("p95_ms < 200", 200.0, "200.0 ms"),
+        ("p95_ms < 200", 199.94, "199.9 ms"),
+        ("failure_ratio < 0.01", 0.010001, "0.010001 ratio"),
+        ("buffer_hit_pct > 95", 94.99, "94.99 pct"),
+    ],
+)
+def test_observed_is_never_rounded_onto_the_limit(text, value, shown):
+    verdict = Verdict(threshold.parse(text), None, Estimate(value, None, None, 99), "pass", "exact")
+    assert verdict_text.observed_text(verdict) == shown
+
+
+def test_markdown():
+    text = verdict_text.markdown("quick on day40", VERDICTS)
+    lines = text.splitlines()
+    assert lines[0] == "# quick on day40"
+    assert lines[2] == "2 PASS, 1 FAIL, 1 NO DATA, 1 n/a"
+    assert lines[4] == "| Outcome | Threshold | Endpoint | Observed | 95 % interval | Samples | Confidence |"
+    assert len(lines) == 6 + len(VERDICTS)
+    assert r"a\|b \`c\` \<script\>" in lines[7]
+    assert "**INVALID**: 3 sent, 2 recorded" in verdict_text.markdown("x", (), ["3 sent,\n2 recorded"])
+    assert "no thresholds" in verdict_text.markdown("x", ())
+
+
+def test_junit():
+    suite = ElementTree.fromstring(verdict_text.junit_xml("quick", VERDICTS, ["lost", "late"]))
+    counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": "6", "failures": "1", "errors": "2", "skipped": "1"}
+    valid, *cases = suite
+    assert [error.get("message") for error in valid] == ["lost", "late"]
+    assert [[child.tag for child in case] for case in cases] == [[], ["failure"], [], ["error"], ["skipped"]]
+    # attribute values may turn a line break into a space; XML 1.0 has no place for NUL
+    assert "<script>" in cases[1].get("name")
+    assert "\ufffd" in cases[1].get("name")
+    assert cases[1][0].get("message").startswith("observed 250.0 ms, interval 190.0 ms – 300.0 ms, 90 samples")
+
+
+def test_a_valid_run_without_thresholds_is_one_passing_case():
+    suite = ElementTree.fromstring(verdict_text.junit_xml("x", ()))
+    assert (suite.get("tests"), suite.get("errors"), len(suite), len(suite[0])) == ("1", "0", 1, 0)
+
+
+@given(st.text())
+@settings(deadline=None)
+def test_any_name_gives_well_formed_text(name):
+    verdicts = [dataclasses.replace(VERDICTS[1], endpoint=name or "x")]
+    assert len(ElementTree.fromstring(verdict_text.junit_xml(name, verdicts, [name]))) == 2
+    table = verdict_text.markdown(name, verdicts, [name]).splitlines()[-1]
+    assert table.replace("\\\\", "").replace("\\|", "").count("|") == 1 + len(verdict_text.COLUMNS)
