@@ -76,7 +76,7 @@ def judge(directory: BenchmarkDir) -> Judged:
     )
     directory.write(benchmark)
     directory.write_report(report.render_benchmark(benchmark))
-    reasons = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.reasons)
+    reasons = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)
     code = runner.worst([RunInvalid.exit_code if reasons else 0, threshold.exit_code(day40.verdicts)])
     return Judged(f"{directory.path.name}, day40", day40.verdicts, reasons, directory.report_path, code)
 

@@ -20,6 +20,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.compare import statement_label
 from harness.model import EndpointComparison, Profile, RunResult, StatementComparison, TimeBucket
 
 # Drawn with these, then replaced by the variable of the same name in reports/style.css.
@@ -65,7 +66,7 @@ STYLE: Any = {  # Any: matplotlib types its keys as one literal of 300 names
 WIDTH_PX = 860
 LINES_HEIGHT_PX = 270
 ROW_HEIGHT_PX = 34
-LABEL_CHARS = 44
+LABEL_CHARS = 52
 PROBE_LINES = 6
 PROBE_POINTS = 240
 # Caption, unit, what the names of its series begin with, divisor.
@@ -192,7 +193,7 @@ def statements_by_time(rows: Sequence[StatementComparison]) -> str | None:
     """Bars, one row per statement: total time (s) on both days; None without a statement."""
     if not any(row.day31 or row.day40 for row in rows):
         return None
-    names = [row.name or " ".join(row.query.split()) for row in rows]
+    names = [statement_label(row, LABEL_CHARS) for row in rows]
 
     def draw(axes: Axes) -> None:
         for offset, side in ((-0.19, "day31"), (0.19, "day40")):

@@ -53,7 +53,8 @@ EXAMPLES = {
 }
 
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-out = Console(soft_wrap=True, highlight=False)
+# where no terminal says how wide it is, tables get the width that they need
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ Pure: values in, values out.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -102,6 +103,12 @@ def time_change(row: StatementComparison) -> TimeChange | None:
     calls_ms = (row.day40_calls_per_request - row.day31_calls_per_request) * mean31_ms
     mean_ms = row.day40_calls_per_request * (mean40_ms - mean31_ms)
     return TimeChange(calls_ms + mean_ms, calls_ms, mean_ms)
+
+
+def statement_label(row: StatementComparison, chars: int) -> str:
+    """A statement's name, else the start of its text without the column list (which says least); `chars` at most."""
+    text = row.name or re.sub(r"^SELECT\s.*?\sFROM\s", "SELECT … FROM ", " ".join(row.query.split()))
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"
 
 
 def _verdict(on_day31: bool, on_day40: bool, pairs: int) -> str:

@@ -92,8 +92,8 @@ class Account:
 class StackAddresses:
     """Where one running stack answers and how to log in; holds no secret, only the paths of the 0600 files that do.
 
-    postgres_dsn: direct, role `harness` (pg_monitor, reads everything). admin_dsn: direct, superuser, database postgres.
-    pgbouncer_dsn: its admin console. checksum, counts: of the seeded data. pids: service -> its first process.
+    postgres_dsn: direct, role `harness` (pg_monitor, reads everything). admin_dsn: direct, superuser, database
+    postgres. pgbouncer_dsn: its admin console. checksum, counts: of the seeded data. pids: service -> first process.
     passfile: libpq's format. secrets_file: JSON {"odoo": {login: password}, "api_key": ..., "redis": ...}.
     """
 

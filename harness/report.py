@@ -7,6 +7,7 @@ source.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,7 @@ FORMATS: Mapping[str, Callable[[float], str]] = {
     "bytes": format_bytes,
     "s": format_duration,
 }
+SUFFIXES = {"ms": "ms", "pct": "%", "%": "%", "ratio": "%", "rps": "/s", "count": "", "bytes": "B", "s": "s"}
 STATUS_WORDS = {
     "pass": "met",
     "fail": "missed",
@@ -138,7 +140,7 @@ Probes = Mapping[str, tuple[tuple[float, float], ...]]
 
 def render_run(result: RunResult) -> str:
     """The page of one run, as HTML5 text."""
-    meta, profile = result.meta, result.meta.profile
+    profile = result.meta.profile
     rows = tuple(
         EndpointComparison(
             endpoint=stats.endpoint or "",
@@ -151,13 +153,12 @@ def render_run(result: RunResult) -> str:
         for stats in result.summary.endpoints
     )
     statements = _run_statements(result)
-    invalid = () if meta.state == "complete" else (f"the run is {meta.state}", *meta.reasons)
     return _render(
         "run.html.j2",
         sides=((profile, result),),
         result=result,
         headline=Headline(
-            *_passed(profile, result, invalid),
+            *_passed(profile, result, _invalid(result)),
             (*_not_met(result.verdicts), _criteria_count(result)),
             _slowest(result),
             _confidences(result.verdicts),
@@ -171,12 +172,7 @@ def render_run(result: RunResult) -> str:
 def render_benchmark(benchmark: Benchmark) -> str:
     """The page of a Day 31 against Day 40 benchmark, as HTML5 text."""
     day31, day40 = benchmark.day31, benchmark.day40
-    invalid = tuple(
-        f"run {run.meta.run_id} is {run.meta.state}" + "".join(f": {reason}" for reason in run.meta.reasons)
-        for run in benchmark.runs
-        if run.meta.state != "complete"
-    )
-    sure = (benchmark.conclusion, f"Pairs of runs: {benchmark.pairs}; effects need {compare.PAIRS_NEEDED}.")
+    invalid = tuple(f"{run.meta.run_id}: {reason}" for run in benchmark.runs for reason in _invalid(run))
     probes = {side: _side_probes(benchmark, side) for side in ("day31", "day40")}
     return _render(
         "benchmark.html.j2",
@@ -186,7 +182,7 @@ def render_benchmark(benchmark: Benchmark) -> str:
             *_passed("Day 40", day40, invalid),
             (*_not_met(day40.verdicts), _target_count(benchmark), _criteria_count(day40)),
             _faster(benchmark),
-            (*sure, *_confidences(day40.verdicts)),
+            (benchmark.conclusion, *_confidences(day40.verdicts)),
         ),
         warnings=_warnings((*benchmark.runs, day31, day40)),
         statements=benchmark.statements[:TOP_STATEMENTS],
@@ -211,6 +207,12 @@ def _passed(name: str, result: RunResult, invalid: Sequence[str]) -> tuple[State
     if not outcomes:
         return "no_data", f"{name} was not judged: no limit applies."
     return ("pass", f"{name} passes: {count}.") if met == len(outcomes) else ("fail", f"{name} fails: {count}.")
+
+
+def _invalid(result: RunResult) -> tuple[str, ...]:
+    """Why the numbers of a run cannot be trusted; empty = they can."""
+    state = () if result.meta.state == "complete" else (f"the run is {result.meta.state}",)
+    return (*state, *result.meta.reasons)
 
 
 def _not_met(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
@@ -476,7 +478,9 @@ def _tables(sides: Sides) -> tuple[tuple[str, tuple[tuple[str, TableDelta | None
 
 def _run_statements(result: RunResult) -> tuple[StatementComparison, ...]:
     """A single run's statements in the shape of a comparison that lacks the other side."""
-    requests = result.summary.pooled.requests
+    # its count is of the requests between the snapshots, which is what calls are to be divided by
+    started = result.metrics.get("db_calls_per_request", {}).get(None)
+    requests = started.count if started else result.summary.pooled.requests
     is_day31 = result.meta.profile == "day31"
 
     def row(delta: StatementDelta) -> StatementComparison:
@@ -542,9 +546,15 @@ def figure(value: float | None, unit: str, limit: float | None = None) -> str:
     if value is None:
         return NO_DATA
     text = FORMATS[unit](value)
-    if limit is not None and value != limit and text == FORMATS[unit](limit):
-        return f"{value:.6g} {unit}"
-    return text
+    if limit is None or value == limit or _digits(text) != _digits(FORMATS[unit](limit)):
+        return text
+    scale = 100 if unit == "ratio" else 1
+    exact = (f"{value * scale:.{digits}g}" for digits in range(3, 17))
+    return f"{next(number for number in exact if float(number) != limit * scale)} {SUFFIXES[unit]}".rstrip()
+
+
+def _digits(text: str) -> float:
+    return float(re.sub(r"[^0-9.]", "", text))
 
 
 def interval(estimate: Estimate | None, unit: str) -> str:
@@ -615,6 +625,7 @@ def _environment() -> jinja2.Environment:
         per_request=_per_request,
         shortened=_shortened,
         signed_pct=signed_pct,
+        statement_label=compare.statement_label,
         svg=Markup,
         change_text=_change_text,
     )

@@ -55,7 +55,6 @@ class Evidence:
     servers: ServerDelta
     requests: Mapping[str, int]
     probes: rundir.Probes
-    reasons: tuple[str, ...]
 
 
 def load_scenario(name: str, users: int | None, duration: str | None, thresholds: Sequence[str]) -> Scenario:
@@ -118,13 +117,13 @@ def judge(directory: RunDir) -> Judged:
     evidence = read(directory)
     result = side([evidence], evidence.meta.scenario, evidence.meta)
     directory.write_verdicts(result.verdicts)
-    directory.write_junit(verdict_text.junit_xml(evidence.meta.run_id, result.verdicts, evidence.reasons))
-    directory.write_markdown(verdict_text.markdown(evidence.meta.run_id, result.verdicts, evidence.reasons))
+    directory.write_junit(verdict_text.junit_xml(evidence.meta.run_id, result.verdicts, evidence.meta.reasons))
+    directory.write_markdown(verdict_text.markdown(evidence.meta.run_id, result.verdicts, evidence.meta.reasons))
     rundir.write_atomic(directory.pg_stats_path, statements.pg_stats_csv([(evidence.before, evidence.after)]))
     rundir.write_atomic(directory.pg_scans_path, statements.pg_scans_csv(evidence.servers))
     directory.write_report(report.render_run(result))
-    code = worst([RunInvalid.exit_code if evidence.reasons else 0, threshold.exit_code(result.verdicts)])
-    return Judged(evidence.meta.run_id, result.verdicts, evidence.reasons, directory.report_path, code)
+    code = worst([RunInvalid.exit_code if evidence.meta.reasons else 0, threshold.exit_code(result.verdicts)])
+    return Judged(evidence.meta.run_id, result.verdicts, evidence.meta.reasons, directory.report_path, code)
 
 
 def read(directory: RunDir) -> Evidence:
@@ -155,14 +154,13 @@ def read(directory: RunDir) -> Evidence:
     started_us = samples["start_us"] + origin_us
     between = (started_us >= before.monotonic_us) & (started_us < after.monotonic_us)
     return Evidence(
-        meta=meta,
+        meta=dataclasses.replace(meta, state="invalid" if reasons else meta.state, reasons=tuple(reasons)),
         samples=RunSamples(samples, endpoints, outcomes, meta.phases),
         before=before,
         after=after,
         servers=statements.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)),
         requests=Counter(endpoints[index] for index in samples["endpoint"][between].tolist()),
         probes=directory.read_probes(origin_us),
-        reasons=tuple(reasons),
     )
 
 
@@ -182,7 +180,7 @@ def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
         metrics=metrics,
         verdicts=threshold.evaluate(asked.thresholds, metrics, meta.profile, asked.strict),
         probes=runs[0].probes if len(runs) == 1 else {},
-        warnings=tuple(dict.fromkeys(warning for one in runs for warning in (*one.meta.warnings, *one.servers.warnings))),
+        warnings=tuple(dict.fromkeys(text for one in runs for text in (*one.meta.warnings, *one.servers.warnings))),
     )
 
 

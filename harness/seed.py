@@ -51,7 +51,8 @@ def load(connection: Connection, herd: int, seed: int, as_of: date, progress: Pr
     """Writes the herd into the empty tables, all of it or nothing; identities go on after the last row.
 
     progress: called with the table and its row count when it is written. ANALYZE is the caller's.
-    Raises InputError for a herd or seed that cannot be generated, StackError for everything the database refuses.
+    The connection is a superuser's. Raises InputError for a herd or seed that cannot be generated, StackError for
+    everything the database refuses.
     """
     try:
         tables = list(generate(herd, seed, as_of))
@@ -70,6 +71,7 @@ def load(connection: Connection, herd: int, seed: int, as_of: date, progress: Pr
                     _advance_identity(cursor, table)
             if progress is not None:
                 progress(str(table), written)
+        cursor.execute("SET LOCAL session_replication_role = origin")
         _check_references(cursor)
 
 

@@ -34,7 +34,7 @@ class Sizes:
 
 
 def sizes(memory_bytes: int, cores: int) -> Sizes:
-    """The specification's Day 31 rules; at 32 GB and 8 cores its literal values (8 GB, 24 GB, 64 MB, 1 GB, 64 MB, 4)."""
+    """The specification's Day 31 rules; at 32 GB and 8 cores they give 8 GB, 24 GB, 64 MB, 1 GB, 64 MB and 4."""
     memory_mb = memory_bytes // _MB
     shared_buffers_mb = max(memory_mb // 4, 128)
     return Sizes(

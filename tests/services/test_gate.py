@@ -1,0 +1,227 @@
+"""The gate on the real stack, both ways; a benchmark pair; and what is left when everything is killed in the middle."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from harness import rundir
+from harness.model import StackAddresses
+from harness.rundir import BenchmarkDir, RunDir
+from harness.services import api, process
+
+ROOT = Path(__file__).parents[2]
+CLI = [sys.executable, "-m", "harness"]
+
+SCENARIO = """
+name = "gate"
+description = "A short run for the gate's own tests"
+locustfile = "locustfiles/dairy_day.py"
+load = "closed"
+users = 10
+spawn_rate_per_s = 10
+think_time_s = 0.5
+warmup_s = 2
+duration_s = 10
+seed = 7
+thresholds = ["p95_ms < 10000", "failure_ratio < 0.01"]
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "gate.toml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def dairyperf(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [*CLI, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, timeout=400)
+
+
+def only_run(out: Path) -> RunDir:
+    (path,) = out.iterdir()
+    return RunDir(path)
+
+
+def test_a_run_within_its_limits_passes_and_is_complete(stack: StackAddresses, scenario: Path, tmp_path: Path) -> None:
+    done = dairyperf("run", scenario, "--profile", stack.profile, "--out", tmp_path / "runs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = only_run(tmp_path / "runs")
+    assert run.missing_parts() == []
+    meta = run.read_meta()
+    assert meta.state == "complete"
+    assert meta.counts is not None
+    assert meta.counts["sent"] == meta.counts["recorded"] == meta.counts["locust"]
+    outcomes = {verdict.threshold.text: verdict.outcome for verdict in run.read_verdicts()}
+    assert outcomes == {"p95_ms < 10000": "pass", "failure_ratio < 0.01": "pass"}
+
+
+@pytest.fixture
+def slow_animal(stacks: dict[Any, StackAddresses], tmp_path: Path) -> Iterator[Path]:
+    """A state folder whose day31 stack is the shared one, but for an API that answers one endpoint 2 s late."""
+    addresses = stacks["day31"]
+    port = process.free_port()
+    service = process.start(
+        "slow api",
+        api.command(port),
+        log=tmp_path / "api.log",
+        environment=api.environment(
+            dsn=addresses.postgres_dsn.replace("user=harness", "user=api"),
+            passfile=addresses.passfile,
+            secrets_file=addresses.secrets_file,
+            delay="GET /api/v1/animals/{tag_number}=2.0",
+        ),
+        cwd=ROOT,
+    )
+    state = tmp_path / "state"
+    state.mkdir()
+    shared = json.loads((ROOT / ".dairyperf/tests/day31.json").read_text())
+    shared["addresses"]["api_url"] = f"http://127.0.0.1:{port}"
+    (state / "day31.json").write_text(json.dumps(shared))
+    try:
+        process.wait_until(service, lambda: process.responds(f"http://127.0.0.1:{port}{api.READY_PATH}"), 30)
+        with (state / "day31.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield state
+    finally:
+        process.stop(service)
+
+
+def test_one_slow_endpoint_fails_the_gate(slow_animal: Path, scenario: Path, tmp_path: Path) -> None:
+    done = dairyperf(
+        *("run", scenario, "--profile", "day31", "--out", tmp_path / "runs"),
+        *("--threshold", "p95_ms < 1000", "--threshold", 'p95_ms["api GET /api/v1/animals/{tag_number}"] < 1000'),
+        DAIRYPERF_STATE=str(slow_animal),
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    verdicts = only_run(tmp_path / "runs").read_verdicts()
+    failed = {verdict.endpoint for verdict in verdicts if verdict.outcome == "fail"}
+    assert failed == {None, "api GET /api/v1/animals/{tag_number}"}
+    assert all(
+        verdict.observed is not None and verdict.observed.value >= 2000 for verdict in verdicts if verdict.endpoint
+    )
+
+
+@pytest.mark.parametrize(("limit", "code"), [("p95_ms < 10000", 0), ("p95_ms < 1", 1)])
+def test_plain_locust_holds_the_same_gate(
+    stacks: dict[Any, StackAddresses], scenario: Path, tmp_path: Path, limit: str, code: int
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "locust",
+        "-f",
+        "locustfiles/dairy_day.py",
+        "--headless",
+        "--scenario",
+        str(scenario),
+    ]
+    command += ["-u", "10", "-r", "10", "-t", "12s", "--threshold", limit, "--out", str(tmp_path / "runs")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "p95_ms <" in done.stdout
+    assert only_run(tmp_path / "runs").missing_parts() == []
+
+
+def test_a_pair_of_runs_gives_a_whole_benchmark(stacks: dict[Any, StackAddresses], tmp_path: Path) -> None:
+    done = dairyperf("benchmark", "--pairs", "1", "--duration", "20s", "--out", tmp_path)
+    assert done.returncode in (0, 1), done.stdout + done.stderr  # the limits are this machine's affair
+    (path,) = tmp_path.iterdir()
+    directory = BenchmarkDir(path)
+    assert [run.path.name for run in directory.runs()] == ["01-day31", "02-day40"]
+    for run in directory.runs():
+        assert run.missing_parts() == []
+    benchmark = directory.read()
+    assert len(benchmark.targets) == 7
+    assert [row.metric for row in benchmark.targets if row.actual is None] == []
+    assert "cannot be said" in benchmark.conclusion
+    assert benchmark.day40.servers is not None
+    assert benchmark.day40.servers.cache is not None
+    assert benchmark.day40.servers.cache.lookups > 0
+    assert all(pool.query_count > 0 for pool in benchmark.day40.servers.pools or ())
+    for profile in ("day31", "day40"):
+        with (path / f"{profile}_pg_stats.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert rows
+        assert {
+            "queryid",
+            "query_preview",
+            "calls",
+            "total_ms",
+            "mean_ms",
+            "stddev_ms",
+            "rows",
+            "cache_hit_pct",
+        } <= set(rows[0])
+    again = dairyperf("report", path)
+    assert again.returncode == done.returncode
+    page = (path / "report.html").read_text()
+    assert not re.search(r"(?:src|href)=[\"']https?:", page)
+
+
+def test_killed_in_the_middle(stacks: dict[Any, StackAddresses], scenario: Path, tmp_path: Path) -> None:
+    """`kill -9` of the harness: the samples stay, no process of the run does, and the next run works."""
+    out = tmp_path / "runs"
+    command = [*CLI, "run", str(scenario), "--profile", "day31", "--out", str(out)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as harness:
+        wait_for(lambda: out.exists() and any(only_run(out).sample_blobs()), 120)
+        wait_for(lambda: sum(map(len, only_run(out).sample_blobs())) > 32 * 20, 60)
+        children = psutil.Process(harness.pid).children(recursive=True)
+        assert len(children) >= 2  # Locust and its observer
+        harness.kill()
+    assert psutil.wait_procs(children, timeout=15)[1] == []
+    run = only_run(out)
+    assert rundir.state(run.read_meta()) in ("interrupted", "invalid")
+    refused = dairyperf("report", run.path)
+    assert refused.returncode == 4
+    assert "samples are kept" in refused.stderr
+    shutil.rmtree(out)
+    assert dairyperf("run", scenario, "--profile", "day31", "--out", out).returncode == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_in_the_middle(
+    stacks: dict[Any, StackAddresses], scenario: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    out = tmp_path / "runs"
+    command = [*CLI, "run", str(scenario), "--profile", "day40", "--out", str(out)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as harness:
+        wait_for(lambda: out.exists() and any(only_run(out).sample_blobs()), 120)
+        children = psutil.Process(harness.pid).children(recursive=True)
+        harness.send_signal(sent)
+        assert harness.wait(60) not in (0, 1)
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert rundir.state(only_run(out).read_meta()) != "complete"
+
+
+def wait_for(condition: Any, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "not within the time"
+        time.sleep(0.1)
+
+
+def test_the_herd_is_back_after_a_run(stacks: dict[Any, StackAddresses], scenario: Path, tmp_path: Path) -> None:
+    """A run's writes are counted by PostgreSQL, and the next reset takes them back."""
+    addresses = stacks["day31"]
+    assert dairyperf("run", scenario, "--profile", "day31", "--out", tmp_path / "runs").returncode == 0
+    with psycopg.connect(addresses.postgres_dsn) as connection:
+        (rows,) = connection.execute("SELECT count(*) FROM farm.milk_production").fetchone() or (0,)
+    assert rows > addresses.counts["farm.milk_production"]

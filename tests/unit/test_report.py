@@ -1,0 +1,304 @@
+"""report: golden pages, and what every page keeps: nothing blank, nothing from outside unescaped, nothing to load."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import built_results as built
+import pytest
+
+from harness import report
+from harness.model import Benchmark, Estimate, RunResult
+from harness.threshold import evaluate
+
+DATA = Path(__file__).parent.parent / "data"
+VOID = {"br", "meta", "use"}
+HOSTILE = '<script>alert("1")</script>'
+
+
+class Page(HTMLParser):
+    """The page's tags, checked for balance while it is read."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.empty_cells = 0
+        self._cell_starts_at = 0
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"<{tag}> has an attribute twice"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("td", "th"):
+            self._cell_starts_at = len(self.text)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open, f"</{tag}> was never opened"
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+        if tag in ("td", "th") and not "".join(self.text[self._cell_starts_at :]).strip():
+            self.empty_cells += 1
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def empty_benchmark() -> Benchmark:
+    return built.benchmark(built.without_data("day31"), built.without_data("day40"))
+
+
+def hostile_run() -> RunResult:
+    """Every text that comes from outside, as an attacker would write it."""
+    run = built.result("day40")
+    endpoints = tuple(replace(stats, endpoint=f"{HOSTILE} {stats.endpoint}") for stats in run.summary.endpoints)
+    delta = run.servers
+    hostile_statements = tuple(
+        replace(s, role=HOSTILE, name=None, query=f"SELECT '{HOSTILE}'") for s in delta.statements
+    )
+    return replace(
+        run,
+        meta=replace(
+            run.meta,
+            run_id=HOSTILE,
+            state="invalid",
+            reasons=(HOSTILE,),
+            host={HOSTILE: HOSTILE},
+            versions={HOSTILE: HOSTILE},
+            herd={HOSTILE: HOSTILE},
+            started_at=HOSTILE,
+            scenario=replace(run.meta.scenario, name=HOSTILE),
+        ),
+        summary=replace(
+            run.summary, endpoints=endpoints, pooled=replace(run.summary.pooled, outcomes={"ok": 1, HOSTILE: 2})
+        ),
+        servers=replace(
+            delta,
+            warnings=(HOSTILE,),
+            statements=hostile_statements,
+            tables=tuple(replace(table, table=HOSTILE) for table in delta.tables),
+            pools=tuple(replace(pool, alias=HOSTILE) for pool in delta.pools),
+            process_cpu_s={HOSTILE: 1.0},
+        ),
+        settings={HOSTILE: HOSTILE, "work_mem": HOSTILE},
+        probes={f"cpu_pct.{HOSTILE}": ((0.0, 1.0), (1.0, 2.0))},
+        verdicts=tuple(replace(verdict, endpoint=HOSTILE) for verdict in run.verdicts),
+        warnings=(HOSTILE,),
+    )
+
+
+def hostile_benchmark() -> Benchmark:
+    run = hostile_run()
+    day31 = replace(run, meta=replace(run.meta, profile="day31"), settings={})
+    return replace(
+        built.benchmark(day31, run, [day31, run]),
+        benchmark_id=HOSTILE,
+        missing_in_day40=(HOSTILE,),
+        conclusion=HOSTILE,
+    )
+
+
+PAGES = {
+    "benchmark": lambda: report.render_benchmark(built.quick_benchmark()),
+    "run": lambda: report.render_run(built.result("day40")),
+    "run-day31": lambda: report.render_run(built.result("day31")),
+    "empty-benchmark": lambda: report.render_benchmark(empty_benchmark()),
+    "empty-run": lambda: report.render_run(built.without_data("day31")),
+    "hostile-benchmark": lambda: report.render_benchmark(hostile_benchmark()),
+    "hostile-run": lambda: report.render_run(hostile_run()),
+}
+
+
+@functools.cache
+def rendered(name: str) -> str:
+    return PAGES[name]()
+
+
+@pytest.fixture(params=PAGES)
+def html(request: pytest.FixtureRequest) -> str:
+    return rendered(request.param)
+
+
+def without_pictures(html: str) -> str:
+    """Pictures follow the drawing library's version; test_charts looks at them."""
+    return re.sub(r"<svg .*?</svg>", "<svg/>", html, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["benchmark", "run"])
+def test_page_is_the_golden_one(name, request):
+    golden = DATA / f"{name}.golden.html"
+    html = rendered(name)
+    if request.config.getoption("--update-golden", default=False):
+        golden.write_text(html, encoding="utf-8")
+    assert without_pictures(html) == without_pictures(golden.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_same_values_give_the_same_bytes(name):
+    assert PAGES[name]() == rendered(name)
+
+
+def test_page_is_well_formed_and_its_parts_find_each_other(html):
+    page = Page(html)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = [attributes["href"].removeprefix("#") for attributes in page.all("a")]
+    named = [one for _, attributes in page.tags for one in (attributes.get("aria-labelledby") or "").split()]
+    assert set(targets) | set(named) <= set(ids)
+
+
+def test_page_loads_nothing_and_runs_nothing(html):
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+    assert not re.search(r"https?:|//[a-z0-9.-]+\.[a-z]{2,}/|@import|url\((?!#)", html, flags=re.IGNORECASE)
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+def test_nothing_is_blank_and_no_python_value_shows(html):
+    page = Page(html)
+    # cells to write into (three people, four cells), and the pooled row's change, which has no verdict
+    assert page.empty_cells in (0, 13)
+    text = " ".join(page.text)
+    assert not re.search(r"\bNone\b|\bnan\b|Undefined|\binf\b|Estimate\(", text)
+
+
+def test_tables_can_be_followed_by_ear(html):
+    page = Page(html)
+    assert len(page.all("table")) == len(page.all("caption"))
+    assert all(attributes.get("scope") in ("col", "row", "rowgroup") for attributes in page.all("th"))
+    assert page.all("html") == [{"lang": "en"}]
+    scrolling = [a for _, a in page.tags if a.get("class") == "scroll"]
+    assert all(a.get("tabindex") == "0" and a.get("aria-label") for a in scrolling)
+
+
+@pytest.mark.parametrize("name", ["hostile-benchmark", "hostile-run"])
+def test_everything_from_outside_is_escaped(name):
+    html = rendered(name)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") > 30
+
+
+@pytest.mark.parametrize("name", ["benchmark", "empty-benchmark"])
+def test_every_row_of_the_specification_is_there_whatever_was_measured(name):
+    html = rendered(name)
+    for row in (
+        "farm.animal lookup by tag",
+        "farm.milk_production daily report",
+        "farm.health_record search",
+        "Buffer cache hit ratio",
+        "Redis cache hit ratio",
+        "Sequential scan ratio (farm schema)",
+        "Connection pool utilisation at 50 users",
+        "Query response time (95th percentile)",
+        "Backup RPO",
+        "Backup RTO",
+        "Failover without data loss",
+        "50 users sustained for 5 min",
+        "Grafana dashboard",
+    ):
+        assert f'<th scope="row">{row}' in html
+    for requirement in ("C-001", "C-003", "C-009", "C-010", "C-011", "C-012", "C-014", "C-015"):
+        assert requirement in html
+
+
+def test_without_data_nothing_is_met():
+    html = rendered("empty-benchmark")
+    assert 'class="status pass"' not in html
+    assert "Day 40 fails: 0 of 7 limits met, 7 without data." in html
+    assert "Specification&#39;s targets (§5.2): 0 of 7 met." in html
+
+
+def test_first_screen_answers_the_three_questions():
+    html = rendered("benchmark")
+    first = html[html.index("<main>") : html.index("<nav")]
+    assert "Day 40 fails: 9 of 10 limits met, 1 without data." in first
+    assert "No data: p95_ms[*] &lt; 200 for odoo farm.milk_production.create" in first
+    assert "3 of 3 endpoints have a lower p95 on Day 40, 0 do not." in first
+    assert "With 2 pairs no effect can be told from noise." in first
+    assert "2 cores and 8.0 GiB are less than the 8 cores and 32 GB" in first
+
+
+def headline(result: RunResult) -> str:
+    html = report.render_run(result)
+    return re.search(r'<p class="verdict">(.*?)</p>', html)[1]
+
+
+@pytest.mark.parametrize(
+    ("state", "reasons", "text"),
+    [
+        ("invalid", ("the load generator was saturated",), "the run is invalid; the load generator was saturated."),
+        ("complete", ("parts are missing: probes.csv",), "parts are missing: probes.csv."),
+        ("running", (), "the run is running."),
+    ],
+)
+def test_a_run_that_cannot_be_trusted_says_so_first(state, reasons, text):
+    run = built.result("day40")
+    run = replace(run, meta=replace(run.meta, state=state, reasons=reasons))
+    assert headline(run).startswith(f"day40 is invalid: {text}")
+    html = report.render_benchmark(built.benchmark(built.result("day31"), built.result("day40"), [run]))
+    assert f"Day 40 is invalid: {run.meta.run_id}: " in html
+
+
+def test_a_run_that_keeps_all_limits_passes_and_one_without_limits_does_not():
+    run = built.result("day40")
+    kept = tuple(verdict for verdict in run.verdicts if verdict.outcome == "pass")
+    assert headline(replace(run, verdicts=kept)) == "day40 passes: 9 of 9 limits met."
+    assert headline(replace(run, verdicts=())) == "day40 was not judged: no limit applies."
+
+
+def test_a_large_enough_host_is_not_warned_about():
+    run = built.result("day40")
+    large = replace(run, meta=replace(run.meta, host={"cpu_count": 8, "memory_bytes": 33_500_000_000}))
+    assert "the specification plans for" not in without_pictures(report.render_run(large))
+    unknown = replace(run, meta=replace(run.meta, host={}))
+    assert "its size was not recorded" in report.render_run(unknown)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "limit", "text"),
+    [
+        (199.961234, "ms", 200, "199.96 ms"),  # 200.0 ms would seem to miss the limit that it keeps
+        (199.9999999, "ms", 200, "199.9999999 ms"),
+        (200.0, "ms", 200, "200.0 ms"),
+        (150.0, "ms", 200, "150.0 ms"),
+        (94.98, "pct", 95, "94.98 %"),
+        (2.001, "count", 2, "2.001"),
+        (0.00999, "ratio", 0.01, "0.999 %"),
+        (None, "ms", None, "no data"),
+    ],
+)
+def test_rounding_never_moves_a_value_onto_its_limit(value, unit, limit, text):
+    assert report.figure(value, unit, limit) == text
+
+
+def test_an_observed_value_on_the_wrong_side_of_a_near_limit_reads_as_missed():
+    run = built.result("day40")
+    scenario = run.meta.scenario
+    metrics = {**run.metrics, "p95_ms": {None: Estimate(200.01, 190.0, 210.0, 500)}}
+    html = report.render_run(replace(run, verdicts=evaluate(scenario.thresholds[:1], metrics, "day40")))
+    assert "Missed: p95_ms &lt; 200: 200.01 ms" in html
+    assert "open: the limit lies inside the interval" in html
+
+
+def test_service_interval_drops_a_repeated_unit_only():
+    assert report.interval(Estimate(9.0, 8.5, 9.5, 10), "ms") == "8.50 – 9.50 ms"
+    assert report.interval(Estimate(9000.0, 8500.0, 12000.0, 10), "ms") == "8,500 ms – 12.0 s"
+    assert report.interval(Estimate(9.0, None, None, 10), "ms") == "no interval"
