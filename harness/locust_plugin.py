@@ -300,8 +300,9 @@ class Run:
     def sent(self, endpoint: str) -> None:
         """Counts a request before anything of it reaches a socket."""
 
-    def record(self, endpoint: str, scheduled_us: int, start_us: int, service_us: int, outcome: str, user: int,
-               bytes_in: int) -> None:  # fmt: skip
+    def record(
+        self, endpoint: str, scheduled_us: int, start_us: int, service_us: int, outcome: str, user: int, bytes_in: int
+    ) -> None:
         """Keeps a sample."""
 
     def breaks(self, reason: str) -> None:
@@ -344,8 +345,9 @@ class RecordedRun(Run):
     def sent(self, endpoint: str) -> None:
         self._recorder.count_sent(self._recorder.endpoint_id(endpoint))
 
-    def record(self, endpoint: str, scheduled_us: int, start_us: int, service_us: int, outcome: str, user: int,
-               bytes_in: int) -> None:  # fmt: skip
+    def record(
+        self, endpoint: str, scheduled_us: int, start_us: int, service_us: int, outcome: str, user: int, bytes_in: int
+    ) -> None:
         self._recorder.record(
             scheduled_us=scheduled_us,
             start_us=start_us,
@@ -607,8 +609,7 @@ class DairyUser(User):
                 self.in_run.closed.wait(max(0.0, (scheduled_us - self.in_run.now_us()) / 1e6))
                 if self.in_run.closed.is_set() or self._state != LOCUST_STATE_RUNNING:
                     break
-                self._send(request, scheduled_us)
-                scheduled_us = self.in_run.now_us() + think_us
+                scheduled_us = self._send(request, scheduled_us) + think_us
         except StopUser:
             pass
         except Exception as error:
@@ -617,7 +618,8 @@ class DairyUser(User):
         finally:
             self.connection.close()
 
-    def _send(self, request: wire.Request, scheduled_us: int) -> None:
+    def _send(self, request: wire.Request, scheduled_us: int) -> int:
+        """Sends once and records it; returns when the reply was in, in µs from the run's origin."""
         run = self.in_run
         run.sent(request.endpoint)
         start_s, start_us = time.time(), run.now_us()
@@ -637,6 +639,7 @@ class DairyUser(User):
             start_time=start_s,
             url=None,
         )
+        return start_us + service_us
 
 
 def roles(*names: str) -> Callable[[TaskT], TaskT]:

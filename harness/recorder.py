@@ -129,6 +129,8 @@ class Recorder:
                 outcomes = (*outcomes, outcome)
                 self._run_dir.write_names(endpoints, outcomes)
         finally:
+            # gevent puts off the closing of a directory, and lets others run meanwhile: they would wait for us forever
+            fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
         if max(len(endpoints), len(outcomes)) > _MOST_NAMES:
             raise RunInvalid(

@@ -54,9 +54,8 @@ def database(addresses: StackAddresses) -> None:
         # by file copy: the default would write every page to the WAL, and so to day40's archive
         create = psycopg.sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(name, template)
         connection.execute(create)
-        # settings and rights of a database are not copied with it
-        connection.execute(psycopg.sql.SQL("GRANT CREATE ON DATABASE {} TO odoo").format(name))
         as_of = psycopg.sql.Literal(addresses.as_of)
+        # a database's settings are not copied with it
         connection.execute(psycopg.sql.SQL("ALTER DATABASE {} SET app.as_of = {}").format(name, as_of))
 
 

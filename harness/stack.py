@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -101,23 +101,24 @@ def up(
             text=True,
         )
     assert supervisor.stdin is not None
-    try:
-        supervisor.stdin.write(json.dumps(asdict(request)) + "\n")
-        supervisor.stdin.flush()
-        yield _ready(supervisor, profile, say)
-        if detach:
-            supervisor.stdin.write("detach\n")
-            supervisor.stdin.flush()
-    except BaseException:
-        _end(supervisor)
-        raise
-    if not detach:
-        _end(supervisor)
-
-
-def _ready(supervisor: subprocess.Popen[str], profile: Profile, say: Callable[[str], None]) -> StackAddresses:
     assert supervisor.stdout is not None
-    for line in supervisor.stdout:
+    with supervisor.stdin, supervisor.stdout:
+        try:
+            supervisor.stdin.write(json.dumps(asdict(request)) + "\n")
+            supervisor.stdin.flush()
+            yield _ready(supervisor.stdout, profile, say)
+            if detach:
+                supervisor.stdin.write("detach\n")
+                supervisor.stdin.flush()
+        except BaseException:
+            _end(supervisor)
+            raise
+        if not detach:
+            _end(supervisor)
+
+
+def _ready(messages: Iterable[str], profile: Profile, say: Callable[[str], None]) -> StackAddresses:
+    for line in messages:
         message = json.loads(line)
         if "progress" in message:
             say(f"{profile}: {message['progress']}")
@@ -134,10 +135,11 @@ def _ready(supervisor: subprocess.Popen[str], profile: Profile, say: Callable[[s
 
 def _end(supervisor: subprocess.Popen[str]) -> None:
     """Lets the supervisor stop its servers and waits for it; a second Ctrl-C does not cut that short."""
+    assert supervisor.stdin is not None
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with contextlib.suppress(OSError):
-            supervisor.stdin.close()  # type: ignore[union-attr]
+            supervisor.stdin.close()
         try:
             supervisor.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -344,7 +344,10 @@ def browser(say: Say) -> Path:
                 plan = _call("Chromium", [*install, "chromium", "fonts-dejavu-core"], ways_on)
                 packages = re.findall(r"^Inst (\S+)", plan, re.MULTILINE)
                 _download_debs(options, packages, scratch, "Chromium", ways_on)
-                libraries = ":".join(str(folder / p) for p in ("usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu"))
+                # libpulse finds its own part by an absolute path only
+                places = [*scratch.glob("usr/lib/*-linux-gnu"), *scratch.glob("lib/*-linux-gnu")]
+                places += [place / "pulseaudio" for place in places]
+                libraries = ":".join(str(folder / place.relative_to(scratch)) for place in places)
                 start = scratch / "chromium"
                 start.write_text(
                     f"#!/bin/sh\nexport LD_LIBRARY_PATH={libraries}\nexport FONTCONFIG_PATH={folder}/etc/fonts\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -65,13 +66,12 @@ def test_no_secret_in_a_process_list_or_a_log(stack: StackAddresses, secrets: di
 
 
 def test_servers_listen_on_loopback_alone(stack: StackAddresses) -> None:
-    listening = {
-        connection.laddr.ip
-        for pid in stack.pids.values()
-        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    listening = set()
+    for pid in stack.pids.values():
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's backends come and go
+                connections = process.net_connections(kind="inet")
+                listening |= {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -159,6 +160,25 @@ def test_a_dead_redis_is_asked_once_and_then_left_alone(monkeypatch, fault):
         await farm.read()
         await farm.read()
         assert farm.counters.cache_hits == 1
+
+    asyncio.run(play())
+
+
+def test_a_stall_of_the_process_itself_is_not_held_against_redis(monkeypatch):
+    monkeypatch.setattr(cache, "PATIENCE_S", 0.05)
+
+    async def play():
+        farm = Farm()
+        mget = farm.redis.mget
+
+        async def answers_while_the_loop_is_blocked(*keys):
+            asyncio.get_running_loop().call_soon(time.sleep, 0.1)
+            await asyncio.sleep(0.001)
+            return await mget(*keys)
+
+        farm.redis.mget = answers_while_the_loop_is_blocked
+        await farm.read()
+        assert farm.counters.cache_errors == 0
 
     asyncio.run(play())
 

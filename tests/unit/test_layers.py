@@ -1,0 +1,57 @@
+"""Imports in `harness/` go downwards only, and importing it patches nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HARNESS = Path(__file__).parents[2] / "harness"
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"model", "errors", "units"}),
+    frozenset({"scenario", "threshold", "summary", "compare", "charts", "report", "verdict_text", "statements"}),
+    frozenset(
+        {"rundir", "recorder", "provenance", "probe", "observe", "reset", "seed", "load", "wire", "stack", "services"}
+    ),
+    frozenset({"runner", "benchmark", "locust_plugin"}),
+    frozenset({"cli"}),
+    frozenset({"__main__"}),
+)
+PURE_MAY_IMPORT_NOT = {"psycopg", "redis", "psutil", "subprocess", "socket", "locust", "gevent", "requests", "urllib"}
+MODULES = sorted(path for path in HARNESS.rglob("*.py") if path.name != "__init__.py")
+
+
+def layer(module: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if module in names)
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of everything that the module imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(HARNESS).as_posix())
+def test_imports_go_downwards(path: Path) -> None:
+    own = path.relative_to(HARNESS).with_suffix("").parts[0]
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "harness" and len(parts) > 1 and (HARNESS / parts[1]).with_suffix(".py").exists():
+            assert layer(parts[1]) <= layer(own), f"{own} imports {name}"
+        if parts[0] == "locust":
+            assert own == "locust_plugin"
+        if layer(own) <= 1:
+            assert parts[0] not in PURE_MAY_IMPORT_NOT, f"{own} is pure and imports {name}"
+
+
+def test_importing_the_command_line_patches_nothing() -> None:
+    script = "import sys, harness.cli; sys.exit(bool({'gevent', 'locust', 'matplotlib'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", script], check=True)
