@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import compare, report, rundir, runner, statements, threshold
+from harness import compare, report, rundir, runner, server_csv, threshold
 from harness.errors import InputError, RunInvalid
 from harness.model import PROFILES, Benchmark, Profile, RunResult, Scenario
 from harness.rundir import BenchmarkDir
@@ -52,7 +52,7 @@ def judge(directory: BenchmarkDir) -> Judged:
             raise InputError(f"{directory.path}: no run of {profile}; a benchmark needs both sides, run it again")
     day31, day40 = (_side(sides[profile]) for profile in PROFILES)
     for profile, of_side in sides.items():
-        table = statements.pg_stats_csv([(one.before, one.after) for one in of_side])
+        table = server_csv.pg_stats_csv([(one.before, one.after) for one in of_side])
         rundir.write_atomic(directory.path / f"{profile}_pg_stats.csv", table)
     pairs = min(len(of_side) for of_side in sides.values())
     assert day31.servers is not None

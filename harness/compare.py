@@ -23,7 +23,7 @@ from harness.model import (
     TargetRow,
     Threshold,
 )
-from harness.statements import pool_use, seq_scan_shares
+from harness.server_metrics import pool_use, seq_scan_shares
 from harness.threshold import METRICS, holds, parse
 from harness.units import format_pct
 

@@ -51,6 +51,7 @@ read_addresses = stack.read
 _LAG_INTERVAL_S = 0.05
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread any number of users evenly
 _STDERR_LINES = 20
+_SPAWN_MARGIN_S = 30.0
 
 log = logging.getLogger("dairyperf")
 
@@ -123,6 +124,7 @@ class Farm:
         self.addresses = addresses
         self.inputs = herd.inputs(addresses.herd, addresses.seed, date.fromisoformat(addresses.as_of))
         self.visible: dict[int, tuple[tuple[int, str], ...]] = {}
+        self.milked: dict[int, tuple[int, ...]] = {}
         try:
             secrets = json.loads(Path(addresses.secrets_file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -135,7 +137,8 @@ class Farm:
 
     def look_around(self) -> None:
         """Learns, before the first user, which active animals each Odoo account may see: (id, tag) by uid. Policies
-        decide that, and the seeded state makes it the same in every run. StackError when one sees none."""
+        decide that, and the seeded state makes it the same in every run. StackError when one sees none to milk."""
+        milked = frozenset(self.inputs.lactating_ids)
         connection = wire.Connection(self.addresses.odoo_url, keep_alive=False)
         for account in self.addresses.accounts:
             login = (self.addresses.database, account.uid, self.password(account))
@@ -149,7 +152,14 @@ class Farm:
                     f"odoo: {account.login} asked for the active animals: {outcome}; see Odoo's log, and what the "
                     "account may see"
                 )
-            self.visible[account.uid] = tuple((row["id"], row["tag_number"]) for row in wire.xmlrpc_result(reply))
+            seen = tuple((row["id"], row["tag_number"]) for row in wire.xmlrpc_result(reply))
+            self.visible[account.uid] = seen
+            self.milked[account.uid] = tuple(animal_id for animal_id, _tag in seen if animal_id in milked)
+            if not self.milked[account.uid]:
+                raise StackError(
+                    f"odoo: {account.login} sees no animal that is milked on {self.addresses.as_of}; check its "
+                    "sections in core.user_section_assignment"
+                )
 
 
 class Observer:
@@ -171,9 +181,11 @@ class Observer:
         self._readers = [gevent.spawn(self._listen), gevent.spawn(self._repeat)]
 
     def _listen(self) -> None:
-        for line in cast(Any, self._child.stdout):
-            self._said.put(json.loads(line))
-        self.ended.set()
+        try:
+            for line in cast(Any, self._child.stdout):
+                self._said.put(json.loads(line))
+        finally:
+            self.ended.set()
 
     def _repeat(self) -> None:
         for line in cast(Any, self._child.stderr):
@@ -189,7 +201,6 @@ class Observer:
                 message = self._said.get(timeout=0.1)
             except Empty:
                 if self.ended.is_set() and self._said.empty():
-                    self._reap(5)
                     raise self.failure() from None
                 continue
             if message.get("event") == "ready":
@@ -220,9 +231,11 @@ class Observer:
             self._child.kill()
             self._reap(5)
 
-    def failure(self) -> StackError:
-        code = self._child.poll()
-        return StackError(f"observe: ended with exit code {code}; {self._last_words()}")
+    def failure(self) -> HarnessError:
+        """Why it ended without a result, of the class whose exit code it gave."""
+        code = self._reap(5)
+        kind = {2: InputError, 4: RunInvalid}.get(code or 0, StackError)
+        return kind(f"observe: ended with exit code {code}; {self._last_words()}")
 
     def _last_words(self) -> str:
         return "its last lines:\n" + "\n".join(self._complaints) if self._complaints else "it wrote nothing"
@@ -327,6 +340,7 @@ class RecordedRun(Run):
         self._finishing = False
         self._steady_start_us: int | None = None
         self._steady_end_us: int | None = None
+        self._began = Event()
         self._spawned = Event()
         self._health = Health()
         log.info("run directory %s", run_dir)
@@ -364,6 +378,7 @@ class RecordedRun(Run):
 
     def on_test_start(self, **_: object) -> None:
         super().on_test_start()
+        self._began.set()
         if self.farm.scenario.load == "stages":
             self._start_counting()
 
@@ -371,11 +386,22 @@ class RecordedRun(Run):
         self._spawned.set()
 
     def _direct(self) -> None:
-        """The phases, in order. Ends Locust when the last reply is in."""
+        """Leads through the run and ends Locust when the last reply is in."""
+        try:
+            self._phases()
+        except Exception as error:
+            log.exception("phases")
+            self.breaks(f"the run's clock broke: {type(error).__name__}; see the log")
+        self._wait_for_users()
+        self._runner.quit()
+
+    def _phases(self) -> None:
         asked = self.farm.scenario
+        self._began.wait()
         if asked.load == "closed":
             log.info("ramp-up: %d users at %g/s", asked.users, asked.spawn_rate_per_s)
-            self._spawned.wait()
+            if not self._spawned.wait(2 * load.ramp_up_s(asked) + _SPAWN_MARGIN_S):
+                self.breaks("not all users could be started; see the log")
             log.info("warm-up: %g s", asked.warmup_s)
             # by the schedule, so that a run takes as long as it says, but never with less warm-up
             self._wait_until(max(self.elapsed_s(), load.ramp_up_s(asked)) + asked.warmup_s)
@@ -387,8 +413,6 @@ class RecordedRun(Run):
             self._complete = True
             self.closed.set()
             log.info("draining: the last replies")
-        self._wait_for_users()
-        self._runner.quit()
 
     def _wait_until(self, elapsed_s: float) -> None:
         self.closed.wait(max(0.0, elapsed_s - self.elapsed_s()))
@@ -465,6 +489,10 @@ class RecordedRun(Run):
             return 0
         judge = subprocess.run([*JUDGE, str(self._run_dir)], cwd=load.CHECKOUT, stdout=subprocess.PIPE, text=True)
         self._table = judge.stdout
+        if judge.returncode < 0:
+            raise StackError(
+                f"judge: ended by signal {-judge.returncode}; ./dairyperf report {self._run_dir} repeats it"
+            )
         return judge.returncode
 
     def _locust_counts(self) -> dict[str, int]:
@@ -623,8 +651,12 @@ class DairyUser(User):
         run = self.in_run
         run.sent(request.endpoint)
         start_s, start_us = time.time(), run.now_us()
-        with gevent.Timeout(wire.TIMEOUT_S, TimeoutError):  # of the whole exchange; a socket's own is per read
-            reply = self.connection.exchange(request)
+        try:
+            with gevent.Timeout(wire.TIMEOUT_S, TimeoutError):  # of the whole exchange; a socket's own is per read
+                reply = self.connection.exchange(request)
+        except TimeoutError:  # it came while another failure was being dealt with
+            self.connection.close()
+            reply = wire.Reply("timeout", 0, b"")
         service_us = run.now_us() - start_us
         outcome = self.outcome(reply, request.expect)
         run.record(request.endpoint, scheduled_us, start_us, service_us, outcome, self.number, len(reply.body))
@@ -664,8 +696,7 @@ class OdooUser(DairyUser):
         self.account = accounts[self.ordinal % len(accounts)]
         self.tasks = [task for task in self.tasks if self.account.role in getattr(task, "roles", (self.account.role,))]
         self.animals = self.farm.visible[self.account.uid]
-        milked = frozenset(self.inputs.lactating_ids)
-        self.lactating_ids = tuple(animal_id for animal_id, _tag in self.animals if animal_id in milked)
+        self.lactating_ids = self.farm.milked[self.account.uid]
 
     def connect(self) -> wire.Connection:
         return wire.Connection(self.farm.addresses.odoo_url, keep_alive=False)

@@ -7,46 +7,29 @@ source.
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from harness import charts, compare
-from harness.model import (
-    Benchmark,
-    CacheDelta,
-    EndpointComparison,
-    Estimate,
-    RunResult,
-    ServerDelta,
-    StatementComparison,
-    StatementDelta,
-    TableDelta,
-    Verdict,
-)
-from harness.statements import PoolUse, SeqScanShares, pool_use, seq_scan_shares
+from harness import charts, compare, report_facts
+from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
+from harness.report_facts import Sides
+from harness.report_headline import benchmark_headline, run_headline
+from harness.report_text import change_text, figure, interval, per_request, shortened, signed_pct
+from harness.server_metrics import seq_scan_shares
 from harness.threshold import METRICS
-from harness.units import format_bytes, format_count, format_duration, format_ms, format_pct, format_ratio, format_rps
+from harness.units import format_bytes, format_count, format_duration
 
-MINUS = "\N{MINUS SIGN}"
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 TOP_STATEMENTS = 20
 BAR_STATEMENTS = 12
 TOP_TABLES = 15
-FASTEST_SHOWN = 3
-NOT_MET_SHOWN = 4
-QUERY_CHARS = 1500
-NO_DATA = "no data"
 # The machine that the specification plans for (§7.3: 8 cores, 32 GB RAM).
 PLANNED_CORES = 8
 PLANNED_MEMORY_BYTES = 32e9
-# C-009 asks for queries below 100 ms.
-SLOW_STATEMENT_MS = 100.0
 # What the specification sets in its §4.1, in its order; a run's other settings are in its snapshot.
 TUNED_SETTINGS = (
     "shared_buffers",
@@ -75,17 +58,6 @@ PLACE_SETTINGS = frozenset(
         "unix_socket_directories",
     }
 )
-FORMATS: Mapping[str, Callable[[float], str]] = {
-    "ms": format_ms,
-    "pct": format_pct,
-    "%": format_pct,
-    "ratio": format_ratio,
-    "rps": format_rps,
-    "count": format_count,
-    "bytes": format_bytes,
-    "s": format_duration,
-}
-SUFFIXES = {"ms": "ms", "pct": "%", "%": "%", "ratio": "%", "rps": "/s", "count": "", "bytes": "B", "s": "s"}
 STATUS_WORDS = {
     "pass": "met",
     "fail": "missed",
@@ -111,30 +83,6 @@ REQUIREMENTS = (
     ("C-015", "Documentation", "this report; runbooks are not judged here"),
 )
 
-
-State = Literal["pass", "fail", "invalid", "no_data"]
-
-
-@dataclass(frozen=True, slots=True)
-class Headline:
-    """The first screen: state decides the colour; verdict and passed answer "did it pass", the others theirs."""
-
-    state: State
-    verdict: str
-    passed: tuple[str, ...]
-    found: tuple[str, ...]
-    sure: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One measured row: a text per side."""
-
-    label: str
-    texts: tuple[str, ...]
-
-
-Sides = Sequence[tuple[str, RunResult]]
 Probes = Mapping[str, tuple[tuple[float, float], ...]]
 
 
@@ -157,12 +105,7 @@ def render_run(result: RunResult) -> str:
         "run.html.j2",
         sides=((profile, result),),
         result=result,
-        headline=Headline(
-            *_passed(profile, result, _invalid(result)),
-            (*_not_met(result.verdicts), _criteria_count(result)),
-            _slowest(result),
-            _confidences(result.verdicts),
-        ),
+        headline=run_headline(result),
         warnings=_warnings((result,)),
         statements=statements[:TOP_STATEMENTS],
         **_pictures((result,), rows, statements, {profile: result.probes}),
@@ -172,117 +115,17 @@ def render_run(result: RunResult) -> str:
 def render_benchmark(benchmark: Benchmark) -> str:
     """The page of a Day 31 against Day 40 benchmark, as HTML5 text."""
     day31, day40 = benchmark.day31, benchmark.day40
-    invalid = tuple(f"{run.meta.run_id}: {reason}" for run in benchmark.runs for reason in _invalid(run))
     probes = {side: _side_probes(benchmark, side) for side in ("day31", "day40")}
     return _render(
         "benchmark.html.j2",
         sides=(("day31", day31), ("day40", day40)),
         benchmark=benchmark,
-        headline=Headline(
-            *_passed("Day 40", day40, invalid),
-            (*_not_met(day40.verdicts), _target_count(benchmark), _criteria_count(day40)),
-            _faster(benchmark),
-            (benchmark.conclusion, *_confidences(day40.verdicts)),
-        ),
+        headline=benchmark_headline(benchmark),
         warnings=_warnings((*benchmark.runs, day31, day40)),
         statements=benchmark.statements[:TOP_STATEMENTS],
         settings=_differing(day31.settings, day40.settings),
         **_pictures(benchmark.runs or (day31, day40), benchmark.endpoints, benchmark.statements, probes),
     )
-
-
-# --- the first screen ----------------------------------------------------------------------------------------------
-
-
-def _passed(name: str, result: RunResult, invalid: Sequence[str]) -> tuple[State, str]:
-    outcomes = [verdict.outcome for verdict in result.verdicts if verdict.outcome != "not_applicable"]
-    met, missed, unknown = (outcomes.count(outcome) for outcome in ("pass", "fail", "no_data"))
-    count = f"{met} of {len(outcomes)} limits met"
-    if missed:
-        count += f", {missed} missed"
-    if unknown:
-        count += f", {unknown} without data"
-    if invalid:
-        return "invalid", f"{name} is invalid: {'; '.join(invalid)}. {count}, none of it to be trusted."
-    if not outcomes:
-        return "no_data", f"{name} was not judged: no limit applies."
-    return ("pass", f"{name} passes: {count}.") if met == len(outcomes) else ("fail", f"{name} fails: {count}.")
-
-
-def _invalid(result: RunResult) -> tuple[str, ...]:
-    """Why the numbers of a run cannot be trusted; empty = they can."""
-    state = () if result.meta.state == "complete" else (f"the run is {result.meta.state}",)
-    return (*state, *result.meta.reasons)
-
-
-def _not_met(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    """The limits that were missed, then those without data: the first few by name, the rest as a count."""
-    found = [verdict for outcome in ("fail", "no_data") for verdict in verdicts if verdict.outcome == outcome]
-    lines = [_not_met_text(verdict) for verdict in found[:NOT_MET_SHOWN]]
-    return (*lines, f"and {len(found) - len(lines)} more") if len(found) > len(lines) else tuple(lines)
-
-
-def _not_met_text(verdict: Verdict) -> str:
-    threshold = verdict.threshold
-    name = f" for {verdict.endpoint}" if verdict.endpoint and threshold.selector == "*" else ""
-    if verdict.observed is None or verdict.outcome == "no_data":
-        return f"No data: {threshold.text}{name}"
-    observed = figure(verdict.observed.value, METRICS[threshold.metric].unit, threshold.limit)
-    return f"Missed: {threshold.text}{name}: {observed}"
-
-
-def _target_count(benchmark: Benchmark) -> str:
-    met = sum(row.status == "pass" for row in benchmark.targets)
-    return f"Specification's targets (§5.2): {met} of {len(benchmark.targets)} met."
-
-
-def _criteria_count(result: RunResult) -> str:
-    statuses = [row.status for row in compare.criteria(result)]
-    missed, unmeasured = statuses.count("fail"), statuses.count("not_measured")
-    return (
-        f"Specification's criteria (§1.2): {statuses.count('pass')} of {len(statuses)} met, {missed} missed, "
-        f"{unmeasured} not measured by load."
-    )
-
-
-def _slowest(result: RunResult) -> tuple[str, ...]:
-    known = [
-        (stats.latency.p95_ms.value, stats.endpoint)
-        for stats in result.summary.endpoints
-        if stats.latency and stats.latency.p95_ms
-    ]
-    pooled = result.summary.pooled
-    lines = [
-        f"{pooled.requests:,} requests in {format_duration(result.summary.counted_s)}: "
-        f"{format_rps(pooled.throughput_rps)}, {pooled.failures:,} failed."
-    ]
-    if known:
-        p95_ms, name = max(known)
-        lines.append(f"Slowest endpoint: {name}, p95 {format_ms(p95_ms)}.")
-    else:
-        lines.append("Slowest endpoint: no data, none has enough successes for a p95.")
-    return tuple(lines)
-
-
-def _faster(benchmark: Benchmark) -> tuple[str, ...]:
-    known = sorted((row.p95_change_pct, row.endpoint) for row in benchmark.endpoints if row.p95_change_pct is not None)
-    if not known:
-        return ("No endpoint can be compared: none has a p95 on both days.",)
-    lower = [(change, name) for change, name in known if change < 0]
-    lines = [f"{len(lower)} of {len(known)} endpoints have a lower p95 on Day 40, {len(known) - len(lower)} do not."]
-    lines += [f"{name}: p95 {signed_pct(change)}" for change, name in lower[:FASTEST_SHOWN]]
-    if known[-1][0] >= 0:
-        lines.append(f"Least improved: {known[-1][1]}, p95 {signed_pct(known[-1][0])}")
-    return tuple(lines)
-
-
-def _confidences(verdicts: Iterable[Verdict]) -> tuple[str, ...]:
-    found = [verdict.confidence for verdict in verdicts if verdict.confidence is not None]
-    if not found:
-        return ("No limit was held against a number.",)
-    clear, exact = found.count("clear"), found.count("exact")
-    still_open = len(found) - clear - exact
-    return (f"Of {len(found)} judged limits: {clear} clear, {exact} exact counts, {still_open} open.",)
 
 
 # --- warnings ------------------------------------------------------------------------------------------------------
@@ -317,148 +160,6 @@ def _server_warnings(result: RunResult) -> tuple[str, ...]:
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
-
-
-def _database_facts(sides: Sides) -> tuple[Fact, ...]:
-    def row(label: str, text: Callable[[ServerDelta], str]) -> Fact:
-        return Fact(label, tuple(text(result.servers) if result.servers else NO_DATA for _, result in sides))
-
-    return (
-        Fact("Buffer cache hit ratio", tuple(_metric_text(result, "buffer_hit_pct") for _, result in sides)),
-        row("Blocks asked for", lambda s: format_count(s.blks_hit + s.blks_read)),
-        row("Blocks not found in shared buffers", lambda s: format_count(s.blks_read)),
-        row("Transactions committed", lambda s: format_count(s.xact_commit)),
-        row("Transactions rolled back", lambda s: format_count(s.xact_rollback)),
-        row("Deadlocks", lambda s: format_count(s.deadlocks)),
-        row("Temporary files", lambda s: format_bytes(s.temp_bytes)),
-        row("WAL written", lambda s: format_bytes(s.wal_bytes)),
-        row("Statements with a mean of 100 ms and more", lambda s: _slow_statements(s.statements)),
-    )
-
-
-def _slow_statements(statements: Sequence[StatementDelta]) -> str:
-    slow = [s for s in statements if s.calls and s.total_ms / s.calls >= SLOW_STATEMENT_MS]
-    return f"{len(slow)} of {len(statements)}"
-
-
-def _scan_facts(sides: Sides) -> tuple[Fact, ...]:
-    shares = [
-        seq_scan_shares(result.servers, result.summary.pooled.requests) if result.servers else None
-        for _, result in sides
-    ]
-
-    def row(label: str, text: Callable[[SeqScanShares], str]) -> Fact:
-        return Fact(label, tuple(text(share) if share else NO_DATA for share in shares))
-
-    return (
-        row("Share of scans started", lambda s: figure(s.by_scans_pct, "pct")),
-        row("Share of rows read", lambda s: figure(s.by_tuples_pct, "pct")),
-        row("Volume passed over", lambda s: format_bytes(s.seq_bytes)),
-        row("Tables read whole again and again", lambda s: ", ".join(s.offenders) or "none"),
-        row("Small tables left out", lambda s: ", ".join(s.excluded) or "none"),
-    )
-
-
-def _cache_facts(sides: Sides) -> tuple[Fact, ...]:
-    def row(label: str, text: Callable[[CacheDelta], str]) -> Fact:
-        return Fact(label, tuple(side(result, text) for _, result in sides))
-
-    def side(result: RunResult, text: Callable[[CacheDelta], str]) -> str:
-        if result.servers is None:
-            return NO_DATA
-        return "n/a: this day has no cache" if result.servers.cache is None else text(result.servers.cache)
-
-    def whole_server(cache: CacheDelta) -> str:
-        asked = cache.server_hits + cache.server_misses
-        return f"{format_pct(100 * cache.server_hits / asked)} of {asked:,}" if asked else "no data: no look-up"
-
-    def application(cache: CacheDelta) -> str:
-        if not cache.lookups:
-            return "no data: no look-up"
-        return f"{format_pct(100 * cache.hits / cache.lookups)} of {cache.lookups:,} look-ups"
-
-    return (
-        row("Result cache of the application, hit ratio", application),
-        row("Whole Redis server, hit ratio", whole_server),
-        row("Errors", lambda c: format_count(c.errors)),
-        row("Keys evicted", lambda c: format_count(c.evicted_keys)),
-        row("Keys expired", lambda c: format_count(c.expired_keys)),
-    )
-
-
-def _pool_facts(sides: Sides) -> tuple[Fact, ...]:
-    used = [
-        {pool.alias: pool for pool in pool_use(result.servers, result.probes)} if result.servers else {}
-        for _, result in sides
-    ]
-
-    def text(result: RunResult, pool: PoolUse | None) -> str:
-        if result.servers is None:
-            return NO_DATA
-        if result.servers.pools is None:
-            return "n/a: this day has no pool"
-        if pool is None:
-            return "no traffic"
-        parts = [
-            f"{format_pct(pool.mean_pct)} of {pool.capacity} links in use",
-            f"{pool.xact_count:,} transactions",
-            f"{format_ms(pool.mean_wait_ms)} mean wait for a link",
-        ]
-        for pct, meaning in (
-            (pool.held_idle_pct, "of the use without a query running"),
-            (pool.peak_pct, "at its highest sample"),
-            (pool.ceiling_pct, "is the most that its clients could hold"),
-        ):
-            if pct is not None:
-                parts.append(f"{format_pct(pct)} {meaning}")
-        return "; ".join(parts)
-
-    return tuple(
-        Fact(
-            f"Pool {alias}",
-            tuple(text(result, pools.get(alias)) for (_, result), pools in zip(sides, used, strict=True)),
-        )
-        for alias in sorted(set().union(*used))
-    )
-
-
-def _service_facts(sides: Sides) -> tuple[Fact, ...]:
-    names = sorted({name for _, result in sides if result.servers for name in result.servers.process_cpu_s})
-
-    def text(result: RunResult, name: str) -> str:
-        servers = result.servers
-        if servers is None or servers.elapsed_s <= 0:
-            return NO_DATA
-        cpu_s, rss = servers.process_cpu_s.get(name), servers.process_rss_bytes.get(name)
-        if cpu_s is None:
-            return "n/a: not part of this day"
-        memory = NO_DATA if rss is None else format_bytes(rss)
-        return f"{cpu_s / servers.elapsed_s:.2f} cores, {memory}"
-
-    return tuple(Fact(name, tuple(text(result, name) for _, result in sides)) for name in names)
-
-
-def _environment_facts(
-    sides: Sides, attribute: Literal["host", "versions", "herd"], missing: str = NO_DATA
-) -> tuple[Fact, ...]:
-    found = [getattr(result.meta, attribute) for _, result in sides]
-    names = sorted(set().union(*found))
-
-    def text(values: Mapping[str, Any], name: str) -> str:
-        value = values.get(name)
-        if value is None:
-            return missing
-        return format_bytes(value) if name.endswith("_bytes") else str(value)
-
-    return tuple(
-        Fact(name.removesuffix("_bytes").replace("_", " "), tuple(text(values, name) for values in found))
-        for name in names
-    )
-
-
-def _metric_text(result: RunResult, metric: str) -> str:
-    estimate = result.metrics.get(metric, {}).get(None)
-    return NO_DATA if estimate is None else figure(estimate.value, METRICS[metric].unit)
 
 
 def _tables(sides: Sides) -> tuple[tuple[str, tuple[tuple[str, TableDelta | None], ...]], ...]:
@@ -538,68 +239,7 @@ def _side_probes(benchmark: Benchmark, side: str) -> Probes:
     return next((result.probes for result in (own, *reversed(runs)) if result.probes), {})
 
 
-# --- text ----------------------------------------------------------------------------------------------------------
-
-
-def figure(value: float | None, unit: str, limit: float | None = None) -> str:
-    """A number with its unit; with more digits where rounding would put it on the limit that it keeps or misses."""
-    if value is None:
-        return NO_DATA
-    text = FORMATS[unit](value)
-    if limit is None or value == limit or _digits(text) != _digits(FORMATS[unit](limit)):
-        return text
-    scale = 100 if unit == "ratio" else 1
-    exact = (f"{value * scale:.{digits}g}" for digits in range(3, 17))
-    return f"{next(number for number in exact if float(number) != limit * scale)} {SUFFIXES[unit]}".rstrip()
-
-
-def _digits(text: str) -> float:
-    return float(re.sub(r"[^0-9.]", "", text))
-
-
-def interval(estimate: Estimate | None, unit: str) -> str:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return "no interval"
-    low, high = FORMATS[unit](estimate.low), FORMATS[unit](estimate.high)
-    value, _, low_unit = low.rpartition(" ")
-    return f"{value if value and high.endswith(f' {low_unit}') else low} – {high}"
-
-
-def signed_pct(change: float | None) -> str:
-    return NO_DATA if change is None else f"{change:+.1f} %".replace("-", MINUS)
-
-
-def _signed_ms(change_ms: float) -> str:
-    return (MINUS if change_ms < 0 else "+") + format_ms(abs(change_ms))
-
-
-def _change_text(row: StatementComparison) -> str:
-    """Whether a statement's time per request changed by the number of calls or by their duration."""
-    change = compare.time_change(row)
-    if change is None:
-        missing = "day40" if row.day40 is None else "day31"
-        return f"not called on {missing}" if row.day31 is None or row.day40 is None else NO_DATA
-    calls = _part(change.calls_ms, "more calls", "fewer calls", "as many calls")
-    mean = _part(change.mean_ms, "slower calls", "faster calls", "calls as fast")
-    return f"{_signed_ms(change.total_ms)}: {calls}, {mean}"
-
-
-def _part(change_ms: float, more: str, less: str, same: str) -> str:
-    if abs(change_ms) < 0.0005:  # what three decimals cannot show
-        return same
-    return f"{more if change_ms > 0 else less} {_signed_ms(change_ms)}"
-
-
-def _per_request(calls: float | None) -> str:
-    """Two digits however rare: a statement of every thousandth request is not a statement of none."""
-    if calls is None:
-        return NO_DATA
-    return format_count(calls) if calls >= 1 or calls == 0 else f"{calls:.2g}"
-
-
-def _shortened(query: str) -> str:
-    text = query.strip()
-    return text if len(text) <= QUERY_CHARS else f"{text[:QUERY_CHARS]} … ({len(text) - QUERY_CHARS:,} more characters)"
+# --- the page ------------------------------------------------------------------------------------------------------
 
 
 def _definitions(sides: Sides) -> dict[str, str]:
@@ -622,12 +262,12 @@ def _environment() -> jinja2.Environment:
         duration=format_duration,
         figure=figure,
         interval=interval,
-        per_request=_per_request,
-        shortened=_shortened,
+        per_request=per_request,
+        shortened=shortened,
         signed_pct=signed_pct,
         statement_label=compare.statement_label,
         svg=Markup,
-        change_text=_change_text,
+        change_text=change_text,
     )
     environment.globals.update(
         METRICS=METRICS,
@@ -646,14 +286,14 @@ def _render(template: str, *, sides: Sides, **values: Any) -> str:
         .get_template(template)
         .render(
             sides=sides,
-            database_facts=_database_facts(sides),
-            scan_facts=_scan_facts(sides),
-            cache_facts=_cache_facts(sides),
-            pool_facts=_pool_facts(sides),
-            service_facts=_service_facts(sides),
-            host_facts=_environment_facts(sides, "host"),
-            version_facts=_environment_facts(sides, "versions", "n/a: not part of this day"),
-            herd_facts=_environment_facts(sides, "herd"),
+            database_facts=report_facts.database_facts(sides),
+            scan_facts=report_facts.scan_facts(sides),
+            cache_facts=report_facts.cache_facts(sides),
+            pool_facts=report_facts.pool_facts(sides),
+            service_facts=report_facts.service_facts(sides),
+            host_facts=report_facts.environment_facts(sides, "host"),
+            version_facts=report_facts.environment_facts(sides, "versions", "n/a: not part of this day"),
+            herd_facts=report_facts.environment_facts(sides, "herd"),
             tables=_tables(sides),
             small_tables={name for _, r in sides if r.servers for name in seq_scan_shares(r.servers).excluded},
             definitions=_definitions(sides),

@@ -15,8 +15,10 @@ from harness import (
     report,
     rundir,
     scenario,
+    server_csv,
+    server_metrics,
+    servers,
     stack,
-    statements,
     summary,
     threshold,
     units,
@@ -119,8 +121,8 @@ def judge(directory: RunDir) -> Judged:
     directory.write_verdicts(result.verdicts)
     directory.write_junit(verdict_text.junit_xml(evidence.meta.run_id, result.verdicts, evidence.meta.reasons))
     directory.write_markdown(verdict_text.markdown(evidence.meta.run_id, result.verdicts, evidence.meta.reasons))
-    rundir.write_atomic(directory.pg_stats_path, statements.pg_stats_csv([(evidence.before, evidence.after)]))
-    rundir.write_atomic(directory.pg_scans_path, statements.pg_scans_csv(evidence.servers))
+    rundir.write_atomic(directory.pg_stats_path, server_csv.pg_stats_csv([(evidence.before, evidence.after)]))
+    rundir.write_atomic(directory.pg_scans_path, server_csv.pg_scans_csv(evidence.servers))
     directory.write_report(report.render_run(result))
     code = worst([RunInvalid.exit_code if evidence.meta.reasons else 0, threshold.exit_code(result.verdicts)])
     return Judged(evidence.meta.run_id, result.verdicts, evidence.meta.reasons, directory.report_path, code)
@@ -158,7 +160,7 @@ def read(directory: RunDir) -> Evidence:
         samples=RunSamples(samples, endpoints, outcomes, meta.phases),
         before=before,
         after=after,
-        servers=statements.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)),
+        servers=servers.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)),
         requests=Counter(endpoints[index] for index in samples["endpoint"][between].tolist()),
         probes=directory.read_probes(origin_us),
     )
@@ -167,15 +169,15 @@ def read(directory: RunDir) -> Evidence:
 def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
     """One run, or all runs of a profile taken together: their samples pooled, their counters summed, then judged."""
     measured = summary.combine([one.samples for one in runs], asked.load, LATE_LIMIT_MS, asked.seed)
-    servers = statements.combine([one.servers for one in runs])
+    server_delta = servers.combine([one.servers for one in runs])
     requests: Counter[str] = Counter()
     for one in runs:
         requests.update(one.requests)
-    metrics: Metrics = {**summary.metrics(measured), **statements.metrics(servers, meta.profile, requests)}
+    metrics: Metrics = {**summary.metrics(measured), **server_metrics.metrics(server_delta, meta.profile, requests)}
     return RunResult(
         meta=meta,
         summary=measured,
-        servers=servers,
+        servers=server_delta,
         settings=runs[-1].after.postgres["settings"],
         metrics=metrics,
         verdicts=threshold.evaluate(asked.thresholds, metrics, meta.profile, asked.strict),

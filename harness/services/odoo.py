@@ -121,8 +121,15 @@ def config_text(
     )
 
 
-def environment(tree: Path, home: Path, passfile: Path) -> dict[str, str]:
-    """The whole environment of Odoo: PG* and ODOO_* variables of the caller would override odoo.conf."""
+def environment(
+    tree: Path, home: Path, passfile: Path, *, redis_url: str | None = None, secrets_file: Path | None = None
+) -> dict[str, str]:
+    """The whole environment of Odoo: PG* and ODOO_* variables of the caller would override odoo.conf.
+
+    redis_url: where the API has its result cache, without password; None = there is none, or nothing is to be told to
+    it. secrets_file: JSON with "redis", the password; read only where there is a redis_url.
+    """
+    cache = {"DAIRYPERF_REDIS_URL": redis_url, "DAIRYPERF_SECRETS": str(secrets_file)} if redis_url else {}
     return {
         "PATH": "/usr/bin:/bin",
         "LC_ALL": "C.UTF-8",
@@ -130,6 +137,7 @@ def environment(tree: Path, home: Path, passfile: Path) -> dict[str, str]:
         "PYTHONPATH": str(_packages(tree)),
         "PYTHONUNBUFFERED": "1",
         "PGPASSFILE": str(passfile),
+        **cache,
     }
 
 

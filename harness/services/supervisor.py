@@ -208,7 +208,9 @@ def servers(request: Request) -> Iterator[StackAddresses]:
             "odoo",
             odoo.serve_command(tools.odoo_python, tools.odoo, home / "odoo.conf", ports["odoo"]),
             log=logs / "odoo.log",
-            environment=odoo.environment(tools.odoo, home / "odoo", passfile),
+            environment=odoo.environment(
+                tools.odoo, home / "odoo", passfile, redis_url=redis_url, secrets_file=secrets_file
+            ),
             cwd=home,
         )
         running.callback(process.stop, odoo_server, STOP_TIMEOUT_S)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -247,6 +250,38 @@ def test_a_failing_observer_is_a_failed_stack(stage: Stage, point: str, says: st
     code, output, _ = stage.run(STUB_OBSERVER=point)
     assert code == 3
     assert says in output
+
+
+def test_a_fault_in_a_locustfile_invalidates_the_run(stage: Stage) -> None:
+    code, output, run = stage.run(STUB_BREAK="1")
+    assert code == 4, output
+    assert "broke: KeyError" in output
+    assert (run.path / "abandoned").exists()
+
+
+def test_with_the_web_interface_users_work_and_nothing_is_kept(stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    page = f"http://127.0.0.1:{port}"
+    process = stage.start(CLOSED, "--headful", "--web-host", "127.0.0.1", "--web-port", str(port))
+    try:
+        wait_for(lambda: reachable(page))
+        assert '"num_users": 6' in httpx.get(page).text.replace("&#34;", '"')
+        assert httpx.post(f"{page}/swarm", data={"user_count": 6, "spawn_rate": 6}).json()["success"]
+        wait_for(lambda: httpx.get(f"{page}/stats/requests").json()["total_rps"] > 0)
+        assert not httpx.get(f"{page}/stats/requests").json()["errors"]
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert "nothing is recorded or judged" in output
+    assert process.returncode == 0, output
+    assert not (stage.root / "runs").exists()
+
+
+def reachable(page: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(page).status_code == 200
+    return False
 
 
 def test_bad_input_is_refused_before_anything_is_made(stage: Stage) -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import http.client
 import json
+import os
+import re
+import signal
+import time
 import xmlrpc.client
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import psycopg
 import pytest
+import redis
 
+from fixtures.api.cache import GENERATION_TTL_S, generation_key
 from harness.model import StackAddresses
 from harness.services import odoo
 
@@ -298,3 +307,181 @@ def test_db_metrics_in_a_web_session(stack: StackAddresses, rpc: Rpc) -> None:
 
 def test_warm_up_meets_every_account(stack: StackAddresses, rpc: Rpc) -> None:
     odoo.warm_up(stack.odoo_url, stack.database, stack.accounts, rpc.passwords, workers=2)
+
+
+# --- the API's result cache, which Odoo's writes outdate -----------------------------------------------------------
+
+
+class Api:
+    """Reads of the API. Each is made twice, so that the second is a hit where there is a cache."""
+
+    def __init__(self, client: httpx.Client, *, cached: bool) -> None:
+        self.client = client
+        self.cached = cached
+
+    def hits(self) -> int:
+        text = self.client.get("/metrics").text
+        return int(re.search(r"^dairy_api_cache_hits_total (\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
+
+    def __call__(self, path: str) -> Any:
+        before = self.hits()
+        first, second = (self.client.get(f"/api/v1{path}") for _ in range(2))
+        assert first.content == second.content
+        if first.status_code == 200:
+            assert (self.hits() > before) is self.cached
+        else:
+            assert first.status_code == 404, first.text
+        return first.json()
+
+
+@pytest.fixture
+def api(stack: StackAddresses, secrets: dict[str, Any]) -> Iterator[Api]:
+    with httpx.Client(base_url=stack.api_url, headers={"X-API-Key": secrets["api_key"]}, timeout=10) as client:
+        assert client.get("/healthz").json()["cache"] == ("ok" if stack.redis_url else "off")
+        yield Api(client, cached=stack.redis_url is not None)
+
+
+def of_items(field: str) -> Callable[[Any, int], Any]:
+    return lambda body, animal: [row[field] for row in body.get("items", []) if row["animal_id"] == animal]
+
+
+SHOWN: dict[str, tuple[str, dict[str, Any], dict[str, Any], Callable[[Any, int], Any]]] = {
+    # path -> model, a new record of it, a change to that, and what of the answer shows both
+    "/milk-production/{animal}/history": (
+        "milk_production",
+        {"shift": "noon", "quantity_litres": 4.25},
+        {"quantity_litres": 5.5},
+        of_items("quantity_litres"),
+    ),
+    "/milk-production/daily": (
+        "milk_production",
+        {"shift": "noon", "quantity_litres": 4.25},
+        {"quantity_litres": 5.5},
+        lambda body, animal: round(body["litres"], 2),
+    ),
+    "/animals/TEST-2": (
+        "animal",
+        {"name": "Calf", "tag_number": "TEST-2"},
+        {"name": "Heifer"},
+        lambda body, animal: body.get("name"),
+    ),
+    "/health-records/search?diagnosis=test": (
+        "health_record",
+        {"details": {"diagnosis": "test"}, "treatment_status": "pending"},
+        {"treatment_status": "completed"},
+        of_items("treatment_status"),
+    ),
+    "/health-records/pending": (
+        "health_record",
+        {"scheduled_date": "2020-01-01", "treatment_status": "pending"},
+        {"scheduled_date": "2020-01-02"},
+        of_items("scheduled_date"),
+    ),
+    "/breeding/schedule": (
+        "breeding_record",
+        {"breeding_status": "pregnant", "expected_calving_date": "{as_of}", "sire_tag": "S-1"},
+        {"sire_tag": "S-2"},
+        of_items("sire_tag"),
+    ),
+}
+
+
+@pytest.mark.parametrize("path", SHOWN)
+def test_the_api_shows_at_once_what_odoo_wrote(
+    rpc: Rpc, api: Api, animal: int, stack: StackAddresses, path: str
+) -> None:
+    model, record, change, seen = SHOWN[path]
+
+    def shown() -> Any:
+        return seen(api(path.format(animal=animal)), animal)
+
+    record = {key: stack.as_of if value == "{as_of}" else value for key, value in record.items()}
+    before = shown()
+    created = rpc("farm_manager", model, "create", {**({"animal_id": animal} if model != "animal" else {}), **record})
+    try:
+        after_create = shown()
+        rpc("farm_manager", model, "write", [created], change)
+        after_write = shown()
+    finally:
+        rpc("farm_manager", model, "unlink", [created])
+    if isinstance(before, float):
+        assert (after_create - before, after_write - before) == pytest.approx((4.25, 5.5))
+    else:
+        (field,) = change
+        old, new = record[field], change[field]
+        assert (after_create, after_write) == (([old], [new]) if isinstance(before, list) else (old, new))
+        assert not before
+    assert shown() == before
+
+
+def test_a_milking_outdates_its_own_animals_and_days_alone(
+    rpc: Rpc, api: Api, animal: int, stack: StackAddresses
+) -> None:
+    today = [["production_date", "=", stack.as_of]]
+    groups = rpc("admin", "milk_production", "read_group", today, ["animal_id"], ["animal_id"], limit=2)
+    other, bystander = (group["animal_id"][0] for group in groups)
+    day, day_before, week_before = (str(dt.date.fromisoformat(stack.as_of) - dt.timedelta(n)) for n in (0, 1, 7))
+
+    def history(of: int) -> set[int]:
+        return {row["id"] for row in api(f"/milk-production/{of}/history?limit=500").get("items", [])}
+
+    def records(on: str) -> int:
+        return int(api(f"/milk-production/daily?date={on}")["records"])
+
+    milking, kept = rpc("farm_manager", "milk_production", "create", [values("milk_production", animal)] * 2)
+    try:
+        untouched = [f"/milk-production/{bystander}/history", f"/milk-production/daily?date={week_before}"]
+        for path in untouched:
+            api(path)
+        before = history(animal), history(other), records(day), records(day_before)
+        rpc("farm_manager", "milk_production", "write", [milking], {"animal_id": other, "production_date": day_before})
+
+        hits = api.hits()
+        for path in untouched:
+            api.client.get(f"/api/v1{path}")
+        assert api.hits() - hits == (2 if api.cached else 0)
+        assert before[0] == {milking, kept}
+        assert history(animal) == {kept}
+        assert history(other) - before[1] == {milking}
+        assert (records(day), records(day_before)) == (before[2] - 1, before[3] + 1)
+    finally:
+        rpc("farm_manager", "milk_production", "unlink", [milking, kept])
+    assert (history(animal), history(other)) == (set(), before[1])
+    assert (records(day), records(day_before)) == (before[2] - 2, before[3])
+
+
+@pytest.mark.parametrize("stack", ["day40"], indirect=True)
+def test_generations_are_renewed_by_commits_alone_and_a_hung_redis_breaks_none(
+    rpc: Rpc, api: Api, animal: int, stack: StackAddresses, secrets: dict[str, Any]
+) -> None:
+    milking = rpc("farm_manager", "milk_production", "create", values("milk_production", animal))
+    log = Path(stack.log_dir) / "odoo.log"
+    assert stack.redis_url is not None
+
+    def litres() -> list[float]:
+        return [row["quantity_litres"] for row in api(f"/milk-production/{animal}/history")["items"]]
+
+    with redis.Redis.from_url(stack.redis_url, password=secrets["redis"]) as client:
+        key = generation_key("farm.milk_production", "animal", animal)
+        token = client.get(key)
+        assert re.fullmatch(rb"[0-9a-f]{16}", token)
+        assert GENERATION_TTL_S - 60 <= client.ttl(key) <= GENERATION_TTL_S
+        with fault(USER_ERROR):
+            rpc("farm_manager", "milk_production", "write", [milking], {"quantity_litres": -1})
+        assert client.get(key) == token
+
+    logged = len(log.read_text())
+    os.kill(stack.pids["redis"], signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert rpc("farm_manager", "milk_production", "write", [milking], {"quantity_litres": 5.5}) is True
+        took_s = time.monotonic() - began
+    finally:
+        os.kill(stack.pids["redis"], signal.SIGCONT)
+    assert 0.2 <= took_s < 2.0, "0.2 s, and a password hash where this worker does not know the account yet"
+    warnings = log.read_text()[logged:].splitlines()
+    assert len(warnings) == 1, warnings
+    assert "Redis: TimeoutError" in warnings[0]
+    assert secrets["redis"] not in log.read_text()
+    rpc("farm_manager", "milk_production", "write", [milking], {"quantity_litres": 6.5})
+    assert litres() == [6.5]

@@ -23,7 +23,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from fixtures import queries
-from harness import probe, statements
+from harness import probe, server_metrics, servers, statements
 from harness.model import StackAddresses
 from harness.services import process
 
@@ -84,12 +84,12 @@ def test_a_delta_equals_what_was_executed(stack: StackAddresses) -> None:
     own = [later - earlier for earlier, later in zip(truth[known - 1 :], truth[known:], strict=False)]
 
     names = statements.named_fingerprints({"proof": text})
-    change = statements.diff(before, after, names, exclude_roles=())
+    change = servers.diff(before, after, names, exclude_roles=())
     (found,) = [one for one in change.statements if one.name == "proof"]
     assert (found.calls, found.rows, found.lower_bound) == (20, 20, False)
     assert found.total_ms == pytest.approx(sum(own), rel=1e-9)
     assert (found.m2_ms2 / found.calls) ** 0.5 == pytest.approx(statistics.pstdev(own), rel=1e-6)
-    judged = statements.metrics(change, stack.profile)["statement_mean_ms"]["proof"]
+    judged = server_metrics.metrics(change, stack.profile)["statement_mean_ms"]["proof"]
     assert judged is not None
     assert judged.value == pytest.approx(statistics.fmean(own), rel=1e-9)
 
@@ -101,7 +101,7 @@ def test_every_named_query_is_found_again(stack: StackAddresses) -> None:
         for text in texts.values():
             connection.execute(text, {name: PARAMETERS[name] for name in re.findall(r"%\((\w+)\)s", text)})
         connection.rollback()
-    change = statements.diff(before, probe.snapshot(stack), statements.named_fingerprints(texts), exclude_roles=())
+    change = servers.diff(before, probe.snapshot(stack), statements.named_fingerprints(texts), exclude_roles=())
     assert {one.name for one in change.statements} - {None} == {stem.replace("_", " ") for stem in texts}
 
 
@@ -216,7 +216,7 @@ def test_pool_utilisation_is_time_held_without_time_waited(
         after = probe.snapshot(addresses)
         for connection in connections:
             connection.close()
-    (use,) = statements.pool_use(statements.diff(before, after, {}, load_ended_us=ended_us))
+    (use,) = server_metrics.pool_use(servers.diff(before, after, {}, load_ended_us=ended_us))
     assert use.xact_count == 20 * clients
     assert 0.8 * expected_pct < use.mean_pct <= expected_pct + 1
     assert use.mean_wait_ms == pytest.approx(wait_ms, abs=25)

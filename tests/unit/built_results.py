@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness import compare, statements
+from harness import compare, server_metrics, statements
 from harness.model import (
     Benchmark,
     CacheDelta,
@@ -188,7 +188,7 @@ def metrics(result_summary: Summary, delta: ServerDelta | None, profile: Profile
         "p95_ms": {None: pooled.latency.p95_ms if pooled.latency else None, **by_endpoint},
         "failure_ratio": {None: Estimate(3 / 3315, 0.0002, 0.003, 3315)},
     }
-    return found | (statements.metrics(delta, profile) if delta else {})
+    return found | (server_metrics.metrics(delta, profile) if delta else {})
 
 
 def result(profile: Profile, number: int = 1, *, delta: ServerDelta | None = None) -> RunResult:

@@ -12,7 +12,9 @@ import pytest
 HARNESS = Path(__file__).parents[2] / "harness"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "units"}),
-    frozenset({"scenario", "threshold", "summary", "compare", "charts", "report", "verdict_text", "statements"}),
+    frozenset({"scenario", "threshold", "summary", "compare", "verdict_text"})
+    | {"statements", "servers", "server_metrics", "server_csv"}
+    | {"charts", "report", "report_headline", "report_facts", "report_text"},
     frozenset(
         {"rundir", "recorder", "provenance", "probe", "observe", "reset", "seed", "load", "wire", "stack", "services"}
     ),

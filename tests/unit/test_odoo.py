@@ -70,6 +70,13 @@ def test_environment_is_not_the_callers(deb: Path, monkeypatch: pytest.MonkeyPat
     }
 
 
+def test_environment_with_a_result_cache_names_it_without_its_password(deb: Path) -> None:
+    given = odoo.environment(deb, deb, deb / "passfile", redis_url="redis://h:1/0", secrets_file=deb / "secrets.json")
+    assert given["DAIRYPERF_REDIS_URL"] == "redis://h:1/0"
+    assert given["DAIRYPERF_SECRETS"] == str(deb / "secrets.json")
+    assert given.keys() - odoo.environment(deb, deb, deb).keys() == {"DAIRYPERF_REDIS_URL", "DAIRYPERF_SECRETS"}
+
+
 def test_package_and_checkout(deb: Path) -> None:
     checkout = deb / "usr/lib/python3/dist-packages"
     for tree, program in ((deb, deb / "usr/bin/odoo"), (checkout, checkout / "odoo-bin")):

@@ -27,3 +27,10 @@ if "STUB_LOGIN" in os.environ:
     from locustfiles.login_storm import LoginUser  # noqa: F401
 else:
     from locustfiles.dairy_day import AppUser, OdooStaff  # noqa: F401
+
+if "STUB_BREAK" in os.environ:
+
+    def breaks(self: object) -> None:
+        raise KeyError("a fault in a locustfile")
+
+    locust_plugin.DairyUser.recent_day = breaks

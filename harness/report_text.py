@@ -1,0 +1,89 @@
+"""How a report writes numbers, intervals, changes and statements. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from harness import compare
+from harness.model import Estimate, StatementComparison
+from harness.units import format_bytes, format_count, format_duration, format_ms, format_pct, format_ratio, format_rps
+
+MINUS = "\N{MINUS SIGN}"
+QUERY_CHARS = 1500
+NO_DATA = "no data"
+FORMATS: Mapping[str, Callable[[float], str]] = {
+    "ms": format_ms,
+    "pct": format_pct,
+    "%": format_pct,
+    "ratio": format_ratio,
+    "rps": format_rps,
+    "count": format_count,
+    "bytes": format_bytes,
+    "s": format_duration,
+}
+SUFFIXES = {"ms": "ms", "pct": "%", "%": "%", "ratio": "%", "rps": "/s", "count": "", "bytes": "B", "s": "s"}
+
+
+def figure(value: float | None, unit: str, limit: float | None = None) -> str:
+    """A number with its unit; with more digits where rounding would put it on the limit that it keeps or misses."""
+    if value is None:
+        return NO_DATA
+    text = FORMATS[unit](value)
+    if limit is None or value == limit or _digits(text) != _digits(FORMATS[unit](limit)):
+        return text
+    scale = 100 if unit == "ratio" else 1
+    exact = (f"{value * scale:.{digits}g}" for digits in range(3, 17))
+    return f"{next(number for number in exact if float(number) != limit * scale)} {SUFFIXES[unit]}".rstrip()
+
+
+def _digits(text: str) -> float:
+    return float(re.sub(r"[^0-9.]", "", text))
+
+
+def interval(estimate: Estimate | None, unit: str) -> str:
+    """The 95 % interval with its unit, which is written once where both ends share it."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return "no interval"
+    low, high = FORMATS[unit](estimate.low), FORMATS[unit](estimate.high)
+    value, _, low_unit = low.rpartition(" ")
+    return f"{value if value and high.endswith(f' {low_unit}') else low} – {high}"
+
+
+def signed_pct(change: float | None) -> str:
+    """A change in percent, with its sign."""
+    return NO_DATA if change is None else f"{change:+.1f} %".replace("-", MINUS)
+
+
+def _signed_ms(change_ms: float) -> str:
+    return (MINUS if change_ms < 0 else "+") + format_ms(abs(change_ms))
+
+
+def change_text(row: StatementComparison) -> str:
+    """Whether a statement's time per request changed by the number of calls or by their duration."""
+    change = compare.time_change(row)
+    if change is None:
+        missing = "day40" if row.day40 is None else "day31"
+        return f"not called on {missing}" if row.day31 is None or row.day40 is None else NO_DATA
+    calls = _part(change.calls_ms, "more calls", "fewer calls", "as many calls")
+    mean = _part(change.mean_ms, "slower calls", "faster calls", "calls as fast")
+    return f"{_signed_ms(change.total_ms)}: {calls}, {mean}"
+
+
+def _part(change_ms: float, more: str, less: str, same: str) -> str:
+    if abs(change_ms) < 0.0005:  # what three decimals cannot show
+        return same
+    return f"{more if change_ms > 0 else less} {_signed_ms(change_ms)}"
+
+
+def per_request(calls: float | None) -> str:
+    """Two digits however rare: a statement of every thousandth request is not a statement of none."""
+    if calls is None:
+        return NO_DATA
+    return format_count(calls) if calls >= 1 or calls == 0 else f"{calls:.2g}"
+
+
+def shortened(query: str) -> str:
+    """A statement's text, cut off where only a machine would read on."""
+    text = query.strip()
+    return text if len(text) <= QUERY_CHARS else f"{text[:QUERY_CHARS]} … ({len(text) - QUERY_CHARS:,} more characters)"
