@@ -60,7 +60,12 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     signal.signal(signal.SIGTERM, _terminated)
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command is _test:
+        arguments.pytest_arguments = rest + arguments.pytest_arguments
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(arguments.command(arguments))
     except HarnessError as error:
@@ -139,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command("doctor", "what this machine has, what is missing, what would be fetched")
     test = command("test", "run the tests (arguments go to pytest)")
-    test.add_argument("pytest_arguments", nargs=argparse.REMAINDER)
+    test.add_argument("pytest_arguments", nargs="*", metavar="ARGUMENT")
     return parser
 
 

@@ -76,7 +76,7 @@ def up(
     """
     if is_up(profile):
         raise InputError(f"profile {profile}: already up in this checkout; ./dairyperf down --profile {profile} first")
-    STATE.mkdir(exist_ok=True)
+    STATE.mkdir(parents=True, exist_ok=True)
     checkout = hashlib.sha256(str(STATE).encode()).hexdigest()[:12]
     request = Request(
         profile=profile,

@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 import redis
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from fixtures import queries
@@ -34,7 +35,7 @@ def api(stack, secrets):
 
 @pytest.fixture
 def admin(stack):
-    with psycopg.connect(stack.admin_dsn, passfile=stack.passfile, autocommit=True, row_factory=dict_row) as connection:
+    with psycopg.connect(stack.admin_dsn, dbname=stack.database, autocommit=True, row_factory=dict_row) as connection:
         yield connection
 
 
@@ -281,7 +282,8 @@ def test_a_failed_start_says_why_on_one_line(start, stack, tmp_path, fault):
     passfile = tmp_path / "passfile"
     passfile.write_text("*:*:*:*:wrong-secret-of-test\n")
     passfile.chmod(0o600)
-    dsn = stack.postgres_dsn if fault == "wrong password" else "host=127.0.0.1 port=1 dbname=x user=x"
+    real = make_conninfo(stack.postgres_dsn, passfile=str(passfile))
+    dsn = real if fault == "wrong password" else "host=127.0.0.1 port=1 dbname=x user=x"
     process, _, log = start(dsn=dsn, passfile=passfile)
     assert process.wait(30) == 3
     text = log.read_text()

@@ -450,6 +450,22 @@ def test_a_milking_outdates_its_own_animals_and_days_alone(
     assert (records(day), records(day_before)) == (before[2] - 2, before[3])
 
 
+def test_weighing_an_animal_shows_at_once_and_leaves_the_lists_alone(rpc: Rpc, api: Api, stack: StackAddresses) -> None:
+    (row,) = rpc("admin", "animal", "search_read", [["status", "=", "active"]], ["tag_number", "weight_kg"], limit=1)
+    path, lists = f"/animals/{row['tag_number']}", "/animals?limit=5"
+    assert api(path)["weight_kg"] == row["weight_kg"]
+    api(lists)
+    rpc("farm_manager", "animal", "write", [row["id"]], {"weight_kg": row["weight_kg"] + 1})
+    try:
+        hits = api.hits()
+        api(lists)
+        assert api.hits() - hits == (1 if api.cached else 0)
+        assert api(path)["weight_kg"] == row["weight_kg"] + 1
+    finally:
+        rpc("farm_manager", "animal", "write", [row["id"]], {"weight_kg": row["weight_kg"]})
+    assert api(path)["weight_kg"] == row["weight_kg"]
+
+
 @pytest.mark.parametrize("stack", ["day40"], indirect=True)
 def test_generations_are_renewed_by_commits_alone_and_a_hung_redis_breaks_none(
     rpc: Rpc, api: Api, animal: int, stack: StackAddresses, secrets: dict[str, Any]
