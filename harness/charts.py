@@ -127,8 +127,12 @@ def throughput_over_time(runs: Sequence[RunResult]) -> str | None:
     """Requests per second over time, failures dashed where there were any; None without a bucket."""
     curves = []
     for profile in _profiles(runs):
-        curves.append(Line(f"{profile} requests", _end_to_end(runs, profile, "requests"), profile))
-        failures = _end_to_end(runs, profile, "failures")
+        width_s = _bucket_s(runs, profile)
+        requests, failures = (
+            tuple((at, None if count is None else count / width_s) for at, count in _end_to_end(runs, profile, counted))
+            for counted in ("requests", "failures")
+        )
+        curves.append(Line(f"{profile} requests", requests, profile))
         if any(value for _, value in failures):
             curves.append(Line(f"{profile} failures", failures, profile, dashed=True))
     if not any(_drawable(curve.points) for curve in curves):
@@ -271,6 +275,12 @@ def _counted(run: RunResult) -> list[TimeBucket]:
         return list(run.summary.timeline)
     start_s, end_s = phases.steady_start_us / 1e6, phases.steady_end_us / 1e6
     return [bucket for bucket in run.summary.timeline if start_s <= bucket.start_s < end_s]
+
+
+def _bucket_s(runs: Sequence[RunResult], profile: Profile) -> float:
+    """Width of the profile's time buckets: seconds from one to the next."""
+    starts = next((run.summary.timeline for run in runs if run.meta.profile == profile), ())
+    return min((b.start_s - a.start_s for a, b in pairwise(starts)), default=1.0)
 
 
 def _end_to_end(runs: Sequence[RunResult], profile: Profile, attribute: str) -> list[tuple[float, float | None]]:

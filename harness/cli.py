@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     def stack_options(added: argparse.ArgumentParser) -> None:
         added.add_argument("--herd", type=_positive, help="head of cattle (default 255)")
         added.add_argument("--seed", type=_positive, help="seed of the synthetic herd (default 42)")
-        added.add_argument("--odoo-source", type=Path, metavar="DIR", help="use this checkout of Odoo 19.0")
+        added.add_argument("--odoo-source", type=_path, metavar="DIR", help="use this checkout of Odoo 19.0")
 
     up = command("up", "start the stack and leave it running")
     up.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--threshold", action="append", default=[], metavar="T", help="replaces the same metric's; repeatable"
     )
-    run.add_argument("--out", type=Path, metavar="DIR", help="where runs are kept (default reports/runs)")
+    run.add_argument("--out", type=_path, metavar="DIR", help="where runs are kept (default reports/runs)")
     stack_options(run)
 
     bench = command("benchmark", "Day 31 against Day 40: both stacks, interleaved runs, verdicts, one report")
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--duration", metavar="TIME", help="of each steady state")
     bench.add_argument("--users", type=_positive)
     bench.add_argument("--threshold", action="append", default=[], metavar="T")
-    bench.add_argument("--out", type=Path, metavar="DIR")
+    bench.add_argument("--out", type=_path, metavar="DIR")
     stack_options(bench)
 
     report = command("report", "judge runs and render their reports again, from their files alone")
@@ -146,6 +146,11 @@ def _parser() -> argparse.ArgumentParser:
     test = command("test", "run the tests (arguments go to pytest)")
     test.add_argument("pytest_arguments", nargs="*", metavar="ARGUMENT")
     return parser
+
+
+def _path(text: str) -> Path:
+    """Absolute: the processes that get it run elsewhere."""
+    return Path(text).resolve()
 
 
 def _positive(text: str) -> int:
@@ -290,14 +295,17 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from harness import benchmark, rundir, runner
 
-    return runner.worst(
-        _show(
-            benchmark.judge(rundir.BenchmarkDir(directory))
-            if rundir.is_benchmark(directory)
-            else runner.judge(runner.open_run(directory))
-        )
-        for directory in arguments.directories
-    )
+    codes = []
+    for directory in arguments.directories:
+        try:
+            if rundir.is_benchmark(directory):
+                codes.append(_show(benchmark.judge(rundir.BenchmarkDir(directory))))
+            else:
+                codes.append(_show(runner.judge(runner.open_run(directory))))
+        except HarnessError as error:
+            err.print(f"dairyperf: {error}", style="red")
+            codes.append(error.exit_code)
+    return runner.worst(codes)
 
 
 def _show(judged: Judged) -> int:

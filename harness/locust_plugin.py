@@ -556,7 +556,7 @@ def _begin(environment: Environment, runner: object) -> Run:
     run: Run
     if options.headless:
         if given is None:
-            root = Path(options.out) if options.out else load.CHECKOUT / "reports/runs"
+            root = Path(options.out).resolve() if options.out else load.CHECKOUT / "reports/runs"
             made = rundir.create(root, asked.name, profile, datetime.now(UTC))
             provenance.begin(made, asked, farm.addresses)
             run_dir = made.path
@@ -572,6 +572,8 @@ def _begin(environment: Environment, runner: object) -> Run:
     listen_to.test_start.add_listener(run.on_test_start)
     if asked.load == "stages":
         environment.shape_class = Ramp(run)
+        # Locust waits for a shape before it minds SIGTERM
+        gevent.signal_handler(signal.SIGTERM, run.closed.set)
     return run
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from harness import probe, reset, stack
 from harness.errors import HarnessError, RunInvalid
-from harness.model import Phases
+from harness.model import Phases, RunMeta, StackAddresses
 from harness.rundir import RunDir
 
 SAMPLE_EVERY_S = 1.0
@@ -40,6 +40,11 @@ def observe(run: RunDir) -> None:
     """One run, from reset to the last snapshot. Raises HarnessError; the run directory then says why."""
     meta = run.read_meta()
     addresses = stack.read(meta.profile)
+    with stack.reserved(meta.profile):
+        _observe(run, meta, addresses)
+
+
+def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
     reset.stack(addresses)
     origin_us = time.monotonic_ns() // 1000
     origin_at = datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -421,6 +421,10 @@ class Probes:
                 values[f"{prefix}.{name}"] = values.get(f"{prefix}.{name}", 0.0) + value
             waited_s = row["maxwait"] + row["maxwait_us"] / 1e6
             values[f"{prefix}.maxwait_s"] = max(values.get(f"{prefix}.maxwait_s", 0.0), waited_s)
+        for row in _without_console(_rows(console, "SHOW STATS"), "database"):
+            for name, total in (("xacts", row["total_xact_count"]), ("wait_ms", row["total_wait_time"] / 1000)):
+                if (new := self._since(f"{row['database']}.{name}", total)) is not None:
+                    values[f"pool.{row['database']}.{name}_per_sample"] = new
         return values
 
     def _redis(self) -> dict[str, float]:

@@ -46,6 +46,7 @@ TUNED_SETTINGS = (
 # They differ because there are two servers, not because one was tuned.
 PLACE_SETTINGS = frozenset(
     {
+        "archive_command",
         "cluster_name",
         "config_file",
         "data_directory",

@@ -49,7 +49,7 @@ def database(addresses: StackAddresses) -> None:
     """Replaces the database by a fresh copy of its template. Links of Odoo and the API are cut."""
     name = psycopg.sql.Identifier(addresses.database)
     template = psycopg.sql.Identifier(addresses.database + "_seed")
-    with _no_pooled_links(addresses), psycopg.connect(addresses.admin_dsn, autocommit=True) as connection:
+    with _no_pooled_links(addresses), _explained(), psycopg.connect(addresses.admin_dsn, autocommit=True) as connection:
         connection.execute(psycopg.sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
         # by file copy: the default would write every page to the WAL, and so to day40's archive
         create = psycopg.sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(name, template)
@@ -57,6 +57,14 @@ def database(addresses: StackAddresses) -> None:
         as_of = psycopg.sql.Literal(addresses.as_of)
         # a database's settings are not copied with it
         connection.execute(psycopg.sql.SQL("ALTER DATABASE {} SET app.as_of = {}").format(name, as_of))
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        raise StackError(f"reset of the database: {error}; {process.remedy(str(error))}") from error
 
 
 @contextlib.contextmanager

@@ -143,6 +143,10 @@ def read(directory: RunDir) -> Evidence:
     reasons = [*meta.reasons]
     if missing := directory.missing_parts(derived=False):
         reasons.append(f"parts are missing: {', '.join(missing)}")
+    for what, column in (("the database was replaced", "database"), ("the statistics were reset", "info")):
+        key = "datid" if column == "database" else "stats_reset"
+        if before.postgres[column][key] != after.postgres[column][key]:
+            reasons.append(f"{what} during the run; nothing else may use the stack")
     if torn:
         reasons.append(f"{torn} sample files end in a torn record")
     found = Counter(endpoints[index] for index in samples["endpoint"].tolist())

@@ -28,7 +28,7 @@ from harness.services import process, provision
 from harness.services.supervisor import Request
 
 ROOT = Path(__file__).parents[1]
-STATE = Path(os.environ.get("DAIRYPERF_STATE") or ROOT / ".dairyperf")
+STATE = Path(os.environ.get("DAIRYPERF_STATE") or ROOT / ".dairyperf").resolve()
 STOP_TIMEOUT_S = 30
 DEFAULT_HERD = 255
 DEFAULT_SEED = 42
@@ -44,7 +44,7 @@ def is_up(profile: Profile) -> bool:
         return False
     with lock.open() as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
@@ -128,8 +128,9 @@ def _ready(messages: Iterable[str], profile: Profile, say: Callable[[str], None]
             error = InputError if message["exit_code"] == InputError.exit_code else StackError
             raise error(f"profile {profile}: {message['error']}")
     log = STATE / f"{profile}.log"
+    tail = process.log_tail([log])
     raise StackError(
-        f"profile {profile}: its supervisor ended unasked; last lines of {log}:\n{process.log_tail([log])}"
+        f"profile {profile}: its supervisor ended unasked; {process.remedy(tail)}\nlast lines of {log}:\n{tail}"
     )
 
 
@@ -147,6 +148,14 @@ def _end(supervisor: subprocess.Popen[str]) -> None:
             supervisor.wait()
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def reserved(profile: Profile) -> Iterator[None]:
+    """The stack for one run alone: a second would reset the database under the first. StackError when it is taken."""
+    taken = f"profile {profile}: another run is using this stack; wait for its end"
+    with provision.locked(STATE / f"{profile}.run", refusal=taken):
+        yield
 
 
 def down(profile: Profile) -> bool:

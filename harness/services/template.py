@@ -13,6 +13,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -28,6 +29,7 @@ from harness.services.provision import Say, Tools
 
 DATABASE = "smart_dairy"
 SEED_DATABASE = "smart_dairy_seed"
+STALE_AFTER_S = 7 * 24 * 3600
 _ROOT = Path(__file__).parents[2]
 
 
@@ -42,9 +44,12 @@ class Template:
 def prepare(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date, say: Say) -> Template:
     """The template of `profile`, built when the cache has none. day40's starts from a copy of day31's."""
     folder = provision.cache_root() / "templates" / f"{profile}-{herd}-{_digest(profile, tools, herd, seed, as_of)}"
-    with provision.locked(folder.with_suffix(".lock")):
+    waiting = lambda: say("waiting for another process that seeds the same herd")  # noqa: E731
+    with provision.locked(folder.with_suffix(".lock"), waiting=waiting):
         if not folder.exists():
-            scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+            for left in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed: its lock is ours now
+                shutil.rmtree(left, ignore_errors=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             scratch.chmod(0o755)
             try:
                 if profile == "day31":
@@ -58,9 +63,19 @@ def prepare(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date, s
                 scratch.rename(folder)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+    _forget_stale(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     password = (folder / "superuser.pass").read_text()
     return Template(folder, password, manifest["checksum"], manifest["counts"])
+
+
+def _forget_stale(current: Path) -> None:
+    """Removes templates that were not used for a week: each change of schema, herd or addon makes new ones."""
+    os.utime(current)
+    for folder in current.parent.glob("day*/"):
+        if time.time() - folder.stat().st_mtime > STALE_AFTER_S:
+            with provision.locked(folder.with_suffix(".lock")):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def copy_tree(source: Path, target: Path) -> None:
@@ -75,7 +90,9 @@ def _digest(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date) -
     made_from = [_ROOT / "fixtures/schema", _ROOT / "fixtures/herd", _ROOT / "fixtures/odoo_addons"]
     made_from += [_ROOT / "fixtures/indexes"] if profile == "day40" else []
     made_from += [Path(__file__), Path(seeding.__file__)]
-    digest = hashlib.sha256(json.dumps([tools.versions, herd, seed, as_of.isoformat()]).encode())
+    owner = provision.service_user()
+    key = [tools.versions, herd, seed, as_of.isoformat(), owner.uid if owner else os.geteuid()]
+    digest = hashlib.sha256(json.dumps(key).encode())
     for place in made_from:
         files = sorted(f for f in place.rglob("*") if f.is_file() and f.suffix != ".pyc") if place.is_dir() else [place]
         for file in files:

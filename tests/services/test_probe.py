@@ -57,7 +57,7 @@ def test_a_snapshot_survives_json(stack: StackAddresses) -> None:
     taken = asdict(probe.snapshot(stack))
     assert json.loads(json.dumps(taken)) == taken
     assert taken["postgres"]["settings"]["shared_buffers"]
-    assert {"postgres", *([] if stack.redis_url is None else ["redis"])} <= set(taken["processes"])
+    assert set(taken["processes"]) == set(stack.pids)
     assert (taken["pgbouncer"] is None) == (stack.pgbouncer_dsn is None)
     secrets = json.loads(Path(stack.secrets_file).read_text())
     assert str(secrets["redis"]) not in json.dumps(taken["redis"])
@@ -195,13 +195,12 @@ def private_pool(stack: StackAddresses, size: int) -> Iterator[tuple[StackAddres
             bouncer.wait()
 
 
+@pytest.mark.parametrize("stack", ["day40"], indirect=True)
 @pytest.mark.parametrize(("clients", "expected_pct", "wait_ms"), [(4, 100, 100), (1, 50, 0)], ids=["full", "half"])
 def test_pool_utilisation_is_time_held_without_time_waited(
     stack: StackAddresses, clients: int, expected_pct: float, wait_ms: float
 ) -> None:
     """Two links; each client holds one for 20 × 100 ms. Four clients wait as long as they work."""
-    if stack.pgbouncer_dsn is None:
-        pytest.skip("day31 has no pgBouncer")
     with private_pool(stack, size=2) as (addresses, dsn), ThreadPoolExecutor(clients) as threads:
         connections = [psycopg.connect(dsn, autocommit=True, prepare_threshold=None) for _ in range(clients)]
 

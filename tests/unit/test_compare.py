@@ -147,10 +147,14 @@ def test_a_pool_that_few_users_load_does_not_pass():
 
 
 def sustained(result: RunResult, seconds: float, users: int = 50) -> RunResult:
-    scenario = replace(result.meta.scenario, users=users)
+    scenario = replace(result.meta.scenario, users=users, duration_s=seconds)
     endpoints = tuple(stats for stats in result.summary.endpoints if stats.endpoint != built.CREATE)
     summary = replace(result.summary, counted_s=seconds, endpoints=endpoints)
     return replace(result, meta=replace(result.meta, scenario=scenario), summary=summary)
+
+
+def several_runs(result: RunResult, runs: int) -> RunResult:
+    return replace(result, summary=replace(result.summary, counted_s=runs * result.summary.counted_s))
 
 
 def test_criteria_are_the_eight_of_the_specification():
@@ -158,7 +162,7 @@ def test_criteria_are_the_eight_of_the_specification():
     assert [row.requirement for row in rows] == ["C-009", "C-009", "C-010", "C-010", "C-001", "C-010", "C-009", "C-012"]
     assert [row.status for row in rows] == [
         "not_measured",
-        "pass",
+        "not_shown",  # 60 s of a cache that fills
         "not_measured",
         "not_measured",
         "pass",
@@ -175,6 +179,7 @@ def test_criteria_are_the_eight_of_the_specification():
         (sustained(built.result("day40"), 300), "pass"),
         (sustained(built.result("day40"), 299), "not_shown"),
         (sustained(built.result("day40"), 300, users=49), "not_shown"),
+        (several_runs(sustained(built.result("day40"), 30), 10), "not_shown"),  # 10 × 30 s hold nothing for 300 s
         (built.without_data("day40"), "no_data"),
         (replace(built.result("day40"), summary=built.summary(1.2)), "fail"),  # slower than 200 ms, if only for 60 s
     ],
