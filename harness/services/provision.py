@@ -128,6 +128,7 @@ def fetch(say: Say, odoo_source: Path | None = None) -> Tools:
         "pgbouncer": _version([pgbouncer, "--version"], library_path),
         "redis": _version([redis_server, "--version"], library_path),
         "odoo": odoo.release(odoo_tree),
+        **_package(odoo_tree),
         "python": platform.python_version(),
     }
     return Tools(postgres_bin, pgbouncer, redis_server, library_path, odoo_tree, odoo_python, versions)
@@ -330,6 +331,15 @@ def _odoo(root: Path, say: Say, source: Path | None) -> Path:
             if not (version := odoo.release(scratch)).startswith("19.0"):
                 raise StackError(f"Odoo: the archive has {version}, not 19.0; {ways_on}")
     return folder
+
+
+def _package(tree: Path) -> dict[str, str]:
+    """Which Debian package an Odoo came from, and its digest: old versions vanish from the archive."""
+    record = tree / "sha256.json"
+    if not record.exists():
+        return {}
+    ((deb, digest),) = json.loads(record.read_text()).items()
+    return {"odoo_package": deb, "odoo_package_sha256": digest}
 
 
 def _odoo_venv(root: Path, say: Say) -> Path:
