@@ -1,4 +1,4 @@
-"""Locust as a child process, and the arithmetic of a load's time: ramp-up, stages, how long a run may take."""
+"""Locust as a child process, the scenario it runs, and the arithmetic of its time: ramp-up, stages, limits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.errors import InputError, StackError
 from harness.model import Scenario, Stage
+from harness.scenario import parse as parse_scenario
 from harness.services.process import die_with_parent
 from harness.wire import TIMEOUT_S
 
@@ -27,6 +28,17 @@ DRAIN_TIMEOUT_S = TIMEOUT_S + 5
 # Statistics views lag by a second, then every row is read and written.
 SNAPSHOT_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = DRAIN_TIMEOUT_S + 15
+
+
+def read_scenario(name: str) -> Scenario:
+    """A scenario by its name in scenarios/, or by the path of a TOML file. Raises InputError."""
+    path = Path(name) if name.endswith(".toml") else CHECKOUT / "scenarios" / f"{name}.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as fault:
+        known = ", ".join(sorted(file.stem for file in (CHECKOUT / "scenarios").glob("*.toml")))
+        raise InputError(f"scenario {name}: {fault.strerror}; known are {known}, or give a .toml file") from fault
+    return parse_scenario(text, str(path))
 
 
 def ramp_up_s(scenario: Scenario) -> float:

@@ -84,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser, **_: object) -> None:
 
 def _scenario(options: argparse.Namespace, locustfile: str) -> Scenario:
     """What the scenario's file says, with what Locust's own options say instead. Raises InputError."""
-    asked = _read_scenario(options.scenario)
+    asked = load.read_scenario(options.scenario)
     if options.num_users is not None or options.run_time is not None or options.spawn_rate is not None:
         if asked.load == "stages":
             raise InputError(f"scenario {asked.name}: -u, -r and -t follow its stages; leave them out")
@@ -95,15 +95,6 @@ def _scenario(options: argparse.Namespace, locustfile: str) -> Scenario:
     duration_s = None if options.run_time is None else load.steady_s(options.run_time, asked)
     asked = scenario.override(asked, duration_s=duration_s, thresholds=options.threshold)
     return dataclasses.replace(asked, locustfile=locustfile)
-
-
-def _read_scenario(name: str) -> Scenario:
-    path = Path(name) if name.endswith(".toml") else load.CHECKOUT / "scenarios" / f"{name}.toml"
-    try:
-        return scenario.parse(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        known = ", ".join(sorted(file.stem for file in (load.CHECKOUT / "scenarios").glob("*.toml")))
-        raise InputError(f"--scenario: {name}: {error.strerror}; known are {known}, or give a .toml file") from None
 
 
 def _profile(name: str) -> Profile:

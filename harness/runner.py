@@ -61,14 +61,8 @@ class Evidence:
 
 def load_scenario(name: str, users: int | None, duration: str | None, thresholds: Sequence[str]) -> Scenario:
     """A scenario by name or path, with what the command line says instead. Raises InputError."""
-    path = Path(name) if name.endswith(".toml") else provenance.ROOT / "scenarios" / f"{name}.toml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as fault:
-        known = ", ".join(sorted(file.stem for file in (provenance.ROOT / "scenarios").glob("*.toml")))
-        raise InputError(f"scenario {name}: {fault.strerror}; known are {known}, or give a .toml file") from fault
     return scenario.override(
-        scenario.parse(text, str(path)),
+        load.read_scenario(name),
         users=users,
         duration_s=units.parse_duration(duration) if duration else None,
         thresholds=thresholds,
