@@ -42,10 +42,8 @@ def judge(directory: BenchmarkDir) -> Judged:
 
     The exit code is day40's verdicts and the validity of all runs. InputError unless both sides have runs.
     """
-    runs = [(run, runner.read(run)) for run in directory.runs()]
-    for run, _ in runs:
-        runner.judge(run)
-    evidence = [one for _, one in runs]
+    evidence = [runner.read(run) for run in directory.runs()]
+    results = [runner.write_judgement(run, one) for run, one in zip(directory.runs(), evidence, strict=True)]
     sides = {profile: [one for one in evidence if one.meta.profile == profile] for profile in PROFILES}
     for profile, of_side in sides.items():
         if not of_side:
@@ -63,7 +61,7 @@ def judge(directory: BenchmarkDir) -> Judged:
         started_at=evidence[0].meta.started_at,
         ended_at=evidence[-1].meta.ended_at or "",
         pairs=pairs,
-        runs=tuple(runner.side([one], one.meta.scenario, one.meta) for one in evidence),
+        runs=tuple(results),
         day31=day31,
         day40=day40,
         targets=compare.targets(day31, day40),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from harness import CHECKOUT
 from harness.errors import HarnessError, InputError
 from harness.model import PROFILES, Profile
 
@@ -261,9 +262,8 @@ def _print_status(states: list[dict[str, object]]) -> None:
 
 
 def _runs_root(arguments: argparse.Namespace) -> Path:
-    from harness import stack
 
-    return arguments.out or stack.ROOT / "reports/runs"
+    return arguments.out or CHECKOUT / "reports/runs"
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -334,8 +334,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    from harness import stack
 
-    os.chdir(stack.ROOT)
+    os.chdir(CHECKOUT)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments.pytest_arguments])

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from harness import CHECKOUT
 from harness.errors import InputError, StackError
 from harness.model import Scenario, Stage
 from harness.scenario import parse as parse_scenario
@@ -19,7 +20,6 @@ from harness.services.process import die_with_parent
 from harness.wire import TIMEOUT_S
 
 RUN_DIR_VARIABLE = "DAIRYPERF_RUN_DIR"
-CHECKOUT = Path(__file__).resolve().parent.parent
 
 # The stack is put back into the seeded state and warmed before the first user: seconds, or minutes of a large herd.
 READY_TIMEOUT_S = 600.0

@@ -34,7 +34,7 @@ from locust.runners import LocalRunner
 from locust.user.task import LOCUST_STATE_RUNNING
 
 from fixtures import herd
-from harness import load, provenance, rundir, scenario, stack, wire
+from harness import CHECKOUT, load, provenance, rundir, scenario, stack, wire
 from harness.errors import HarnessError, InputError, RunInvalid, StackError
 from harness.model import PROFILES, Account, Profile, Scenario, StackAddresses
 from harness.recorder import Recorder
@@ -162,7 +162,7 @@ class Observer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=load.CHECKOUT,
+            cwd=CHECKOUT,
             start_new_session=True,  # Ctrl-C reaches it as the pipe's end, after the last sample was written
             preexec_fn=die_with_parent(signal.SIGTERM),
         )
@@ -478,7 +478,7 @@ class RecordedRun(Run):
             raise self._observer.failure()
         if not self._judged:
             return 0
-        judge = subprocess.run([*JUDGE, str(self._run_dir)], cwd=load.CHECKOUT, stdout=subprocess.PIPE, text=True)
+        judge = subprocess.run([*JUDGE, str(self._run_dir)], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
         self._table = judge.stdout
         if judge.returncode < 0:
             raise StackError(
@@ -547,7 +547,7 @@ def _begin(environment: Environment, runner: object) -> Run:
     run: Run
     if options.headless:
         if given is None:
-            root = Path(options.out).resolve() if options.out else load.CHECKOUT / "reports/runs"
+            root = Path(options.out).resolve() if options.out else CHECKOUT / "reports/runs"
             made = rundir.create(root, asked.name, profile, datetime.now(UTC))
             provenance.begin(made, asked, farm.addresses)
             run_dir = made.path
@@ -570,7 +570,7 @@ def _begin(environment: Environment, runner: object) -> Run:
 
 def _locustfile(environment: Environment) -> str:
     path = Path(cast(Sequence[str], environment.parsed_locustfiles)[0])
-    return str(path.relative_to(load.CHECKOUT) if path.is_relative_to(load.CHECKOUT) else path)
+    return str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
 
 
 # --- users ---------------------------------------------------------------------------------------------------------

@@ -11,17 +11,15 @@ from typing import Any
 
 import psutil
 
-from harness import rundir, statements
+from harness import CHECKOUT, rundir, statements
 from harness.model import RunMeta, Scenario, StackAddresses
 from harness.rundir import RunDir
-
-ROOT = Path(__file__).parents[1]
 
 
 def begin(run: RunDir, scenario: Scenario, addresses: StackAddresses) -> None:
     """Writes the first run.json, state running, owned by the calling process."""
     pid, pid_started = rundir.this_process()
-    queries = {file.stem: file.read_text() for file in sorted((ROOT / "fixtures/queries").glob("*.sql"))}
+    queries = {file.stem: file.read_text() for file in sorted((CHECKOUT / "fixtures/queries").glob("*.sql"))}
     run.write_meta(
         RunMeta(
             schema_version=rundir.SCHEMA_VERSION,
@@ -71,7 +69,7 @@ def _cpu_model() -> str:
 
 def commit() -> dict[str, str]:
     """The checkout's commit, with "-dirty" when files differ from it; empty outside a repository."""
-    git = ["git", "-C", str(ROOT)]
+    git = ["git", "-C", str(CHECKOUT)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
         changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)

@@ -109,8 +109,15 @@ def open_run(path: Path) -> RunDir:
 
 
 def judge(directory: RunDir) -> Judged:
-    """Judges a finished run, writes verdicts, JUnit, summary, CSV files and the report."""
+    """Judges a finished run from its files; see `read` and `write_judgement`."""
     evidence = read(directory)
+    result = write_judgement(directory, evidence)
+    code = worst([RunInvalid.exit_code if evidence.meta.reasons else 0, threshold.exit_code(result.verdicts)])
+    return Judged(evidence.meta.run_id, result.verdicts, evidence.meta.reasons, directory.report_path, code)
+
+
+def write_judgement(directory: RunDir, evidence: Evidence) -> RunResult:
+    """Judges what `read` found, and writes everything that is derived from it into the run directory."""
     result = side([evidence], evidence.meta.scenario, evidence.meta)
     directory.write_verdicts(result.verdicts)
     directory.write_junit(verdict_text.junit_xml(evidence.meta.run_id, result.verdicts, evidence.meta.reasons))
@@ -118,8 +125,7 @@ def judge(directory: RunDir) -> Judged:
     rundir.write_atomic(directory.pg_stats_path, server_csv.pg_stats_csv([(evidence.before, evidence.after)]))
     rundir.write_atomic(directory.pg_scans_path, server_csv.pg_scans_csv(evidence.servers))
     directory.write_report(report.render_run(result))
-    code = worst([RunInvalid.exit_code if evidence.meta.reasons else 0, threshold.exit_code(result.verdicts)])
-    return Judged(evidence.meta.run_id, result.verdicts, evidence.meta.reasons, directory.report_path, code)
+    return result
 
 
 def read(directory: RunDir) -> Evidence:
@@ -137,10 +143,10 @@ def read(directory: RunDir) -> Evidence:
     reasons = [*meta.reasons]
     if missing := directory.missing_parts(derived=False):
         reasons.append(f"parts are missing: {', '.join(missing)}")
-    for what, column in (("the database was replaced", "database"), ("the statistics were reset", "info")):
-        key = "datid" if column == "database" else "stats_reset"
-        if before.postgres[column][key] != after.postgres[column][key]:
-            reasons.append(f"{what} during the run; nothing else may use the stack")
+    if before.postgres["database"]["datid"] != after.postgres["database"]["datid"]:
+        reasons.append("the database was replaced during the run; nothing else may use the stack")
+    if before.postgres["info"]["stats_reset"] != after.postgres["info"]["stats_reset"]:
+        reasons.append("pg_stat_statements was reset during the run; nothing else may use the stack")
     if torn:
         reasons.append(f"{torn} sample files end in a torn record")
     found = Counter(endpoints[index] for index in samples["endpoint"].tolist())

@@ -22,13 +22,13 @@ from pathlib import Path
 import psutil
 from pydantic import TypeAdapter
 
+from harness import CHECKOUT
 from harness.errors import InputError, StackError
 from harness.model import PROFILES, Profile, StackAddresses
 from harness.services import process, provision
 from harness.services.supervisor import Request
 
-ROOT = Path(__file__).parents[1]
-STATE = Path(os.environ.get("DAIRYPERF_STATE") or ROOT / ".dairyperf").resolve()
+STATE = Path(os.environ.get("DAIRYPERF_STATE") or CHECKOUT / ".dairyperf").resolve()
 STOP_TIMEOUT_S = 30
 DEFAULT_HERD = 255
 DEFAULT_SEED = 42
@@ -96,7 +96,7 @@ def up(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            cwd=ROOT,
+            cwd=CHECKOUT,
             start_new_session=True,  # Ctrl-C in our terminal reaches it through the pipe's end, in order
             text=True,
         )

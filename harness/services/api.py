@@ -6,8 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# The checkout, whose `fixtures` package the service is; it must be the working directory or on PYTHONPATH.
-ROOT = Path(__file__).resolve().parents[2]
+from harness import CHECKOUT
 
 # Answers 200 without a key once every connection works; 503 while the database does not. Also replaces dead
 # connections, so it is what to call after a reset of the database.
@@ -38,7 +37,7 @@ def environment(
     """
     return {
         **(base or {}),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(CHECKOUT),  # whose package `fixtures` the service is
         "PYTHONDONTWRITEBYTECODE": "1",
         "PGPASSFILE": str(passfile),
         "DAIRYPERF_API_DSN": dsn,

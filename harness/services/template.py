@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psycopg
 
+from harness import CHECKOUT
 from harness import seed as seeding
 from harness.errors import StackError
 from harness.model import Profile
@@ -30,7 +31,6 @@ from harness.services.provision import Say, Tools
 DATABASE = "smart_dairy"
 SEED_DATABASE = "smart_dairy_seed"
 STALE_AFTER_S = 7 * 24 * 3600
-_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def _digest(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date) -> str:
-    made_from = [_ROOT / "fixtures/schema", _ROOT / "fixtures/herd", _ROOT / "fixtures/odoo_addons"]
-    made_from += [_ROOT / "fixtures/indexes"] if profile == "day40" else []
+    made_from = [CHECKOUT / "fixtures/schema", CHECKOUT / "fixtures/herd", CHECKOUT / "fixtures/odoo_addons"]
+    made_from += [CHECKOUT / "fixtures/indexes"] if profile == "day40" else []
     made_from += [Path(__file__), Path(seeding.__file__)]
     owner = provision.service_user()
     key = [tools.versions, herd, seed, as_of.isoformat(), owner.uid if owner else os.geteuid()]
@@ -96,7 +96,7 @@ def _digest(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date) -
     for place in made_from:
         files = sorted(f for f in place.rglob("*") if f.is_file() and f.suffix != ".pyc") if place.is_dir() else [place]
         for file in files:
-            digest.update(str(file.relative_to(_ROOT)).encode() + b"\0" + file.read_bytes())
+            digest.update(str(file.relative_to(CHECKOUT)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

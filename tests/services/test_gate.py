@@ -72,6 +72,13 @@ def test_a_run_within_its_limits_passes_and_is_complete(
     assert meta.counts["sent"] == meta.counts["recorded"] == meta.counts["locust"]
     outcomes = {verdict.threshold.text: verdict.outcome for verdict in run.read_verdicts()}
     assert outcomes == {"p95_ms < 10000": "pass", "failure_ratio < 0.01": "pass"}
+    snapshot = run.path / "snapshot-after.json"
+    foreign = json.loads(snapshot.read_text())
+    foreign["postgres"]["database"]["datid"] += 1
+    snapshot.write_text(json.dumps(foreign))
+    again = dairyperf("report", run.path)  # as after another run's reset in the middle: passing limits do not help
+    assert again.returncode == 4
+    assert "the database was replaced during the run" in again.stdout
     with psycopg.connect(stacks["day40"].postgres_dsn) as connection:
         (rows,) = connection.execute("SELECT count(*) FROM farm.milk_production").fetchone() or (0,)
     assert rows > stacks["day40"].counts["farm.milk_production"]  # the users wrote; the next reset takes it back

@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 from fixtures import herd
-from harness import load, summary
+from harness import CHECKOUT, load, summary
 from harness.model import Account, StackAddresses
 from harness.rundir import RunDir
 
@@ -121,7 +121,7 @@ class Stage:
         (root / "addresses.json").write_text(json.dumps(dataclasses.asdict(addresses)))
         self.environment = os.environ | {
             "STUB_ADDRESSES": str(root / "addresses.json"),
-            "PYTHONPATH": str(load.CHECKOUT),
+            "PYTHONPATH": str(CHECKOUT),
         }
 
     def start(self, scenario: str = CLOSED, *options: str, **environment: str) -> subprocess.Popen[str]:
@@ -134,7 +134,7 @@ class Stage:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=load.CHECKOUT,
+            cwd=CHECKOUT,
             env=self.environment | environment,
         )
 
@@ -341,7 +341,7 @@ def test_nothing_outlives_a_killed_parent(stage: Stage) -> None:
         "from pathlib import Path; from harness import load; "
         f"load.run({str(STUBS / 'locustfile.py')!r}, Path({str(run.path)!r}), Path({str(run.path / 'locust.log')!r}))"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program], env=stage.environment, cwd=load.CHECKOUT)
+    parent = subprocess.Popen([sys.executable, "-c", program], env=stage.environment, cwd=CHECKOUT)
     wait_for(lambda: counting(stage))
     family = [parent.pid, *(child.pid for child in psutil.Process(parent.pid).children(recursive=True))]
     assert len(family) == 3
@@ -397,9 +397,7 @@ def test_the_same_seed_gives_the_same_requests(stage: Stage) -> None:
         (stage.root / "tiny.toml").write_text(CLOSED.replace("thresholds", f"seed = {seed}\nthresholds"))
         command = [sys.executable, "-c", SEQUENCE, str(stage.root / "addresses.json"), str(stage.root / "tiny.toml")]
         environment = stage.environment | {"PYTHONHASHSEED": hash_seed}
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, env=environment, cwd=load.CHECKOUT
-        ).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=CHECKOUT).stdout
 
     assert sequence(1, "1") == sequence(1, "2")
     assert sequence(2, "1") != sequence(1, "1")
