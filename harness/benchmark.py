@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import compare, report, rundir, runner, server_csv, threshold
-from harness.errors import InputError, RunInvalid
+from harness import compare, report, rundir, runner, server_csv
+from harness.errors import InputError
 from harness.model import PROFILES, Benchmark, Profile, RunResult, Scenario
 from harness.rundir import BenchmarkDir
 from harness.runner import Evidence, Judged
@@ -75,8 +75,7 @@ def judge(directory: BenchmarkDir) -> Judged:
     directory.write(benchmark)
     directory.write_report(report.render_benchmark(benchmark))
     reasons = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)
-    code = runner.worst([RunInvalid.exit_code if reasons else 0, threshold.exit_code(day40.verdicts)])
-    return Judged(f"{directory.path.name}, day40", day40.verdicts, reasons, directory.report_path, code)
+    return runner.judged(f"{directory.path.name}, day40", day40, reasons, directory.report_path)
 
 
 def conclusion(pairs: int) -> str:
@@ -93,7 +92,9 @@ def conclusion(pairs: int) -> str:
 
 def _side(runs: Sequence[Evidence]) -> RunResult:
     first, last = runs[0].meta, runs[-1].meta
-    meta = dataclasses.replace(first, run_id=f"{first.profile}: {len(runs)} runs", ended_at=last.ended_at)
+    aborted = "; ".join(f"{one.meta.run_id}: {one.meta.aborted}" for one in runs if one.meta.aborted) or None
+    name = f"{first.profile}: {len(runs)} runs"
+    meta = dataclasses.replace(first, run_id=name, ended_at=last.ended_at, aborted=aborted)
     return runner.side(runs, first.scenario, meta)
 
 

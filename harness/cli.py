@@ -42,6 +42,8 @@ EXAMPLES = {
   dairyperf run quick --profile day31 --duration 30s
   dairyperf run quick --threshold 'p95_ms < 250' --threshold 'p95_ms["odoo farm.animal.search_read"] < 300'
   dairyperf run path/to/scenario.toml --users 20
+  dairyperf run open --workers 2                      load from two processes
+  dairyperf run sustained --abort-window 30s          end early when a limit fails over 30 s
 """,
     "benchmark": """examples:
   dairyperf benchmark --quick           2 pairs of 60 s: judges the limits
@@ -127,6 +129,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--duration", metavar="TIME", help="of the steady state: 90s, 5m")
     run.add_argument(
         "--threshold", action="append", default=[], metavar="T", help="replaces the same metric's; repeatable"
+    )
+    run.add_argument(
+        "--workers", type=_positive, default=0, metavar="N", help="generate the load from N processes (default one)"
+    )
+    run.add_argument(
+        "--abort-window",
+        metavar="TIME",
+        help="end the run, and fail, when a limit on samples fails over this long; default never",
     )
     run.add_argument("--out", type=_path, metavar="DIR", help="where runs are kept (default reports/runs)")
     stack_options(run)
@@ -270,10 +280,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness import runner
 
     scenario = runner.load_scenario(
-        arguments.scenario, users=arguments.users, duration=arguments.duration, thresholds=arguments.threshold
+        arguments.scenario,
+        users=arguments.users,
+        duration=arguments.duration,
+        thresholds=arguments.threshold,
+        abort_window=arguments.abort_window,
     )
     with _stack(arguments.profile, arguments):
-        run = runner.run(_runs_root(arguments), scenario, arguments.profile, _say)
+        run = runner.run(_runs_root(arguments), scenario, arguments.profile, _say, arguments.workers)
     return _show(runner.judge(run))
 
 
@@ -317,8 +331,24 @@ def _show(judged: Judged) -> int:
     out.print(table, markup=False)
     for reason in judged.reasons:
         out.print(f"INVALID: {reason}", markup=False)
+    if judged.aborted is not None:
+        out.print(f"ENDED EARLY: {judged.aborted}", markup=False)
     out.print(f"report: {judged.report}", markup=False)
+    _add_step_summary(judged.markdown)
     return judged.exit_code
+
+
+def _add_step_summary(text: str) -> None:
+    """Onto the page that GitHub shows of a job's step, where one runs. No verdict is lost over it."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+    except OSError as fault:
+        remedy = "name a file that can be written, or none"
+        err.print(f"dairyperf: GITHUB_STEP_SUMMARY {path}: {fault.strerror}; {remedy}", style="yellow")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from harness import CHECKOUT
 from harness.errors import InputError, StackError
 from harness.model import Scenario, Stage
 from harness.scenario import parse as parse_scenario
-from harness.services.process import die_with_parent
+from harness.services.process import die_with_parent, free_port
 from harness.wire import TIMEOUT_S
 
 RUN_DIR_VARIABLE = "DAIRYPERF_RUN_DIR"
@@ -93,14 +93,20 @@ def run(
     log: Path,
     on_line: Callable[[str], None] = lambda line: None,
     limit_s: float = math.inf,
+    workers: int = 0,
 ) -> int:
     """Run Locust headless on a prepared run directory until it ends; returns its exit code (see locust_plugin).
 
     Every line of its output goes to the file `log` and to on_line. Users, duration and the rest come from the run
-    directory. Locust ends with this thread, however that ends; call from the main thread.
+    directory. workers: processes that generate the load; 0 = Locust's own one. Locust ends with this thread, however
+    that ends; call from the main thread.
     StackError: it ran longer than limit_s seconds and was ended.
     """
     command = [sys.executable, "-m", "locust", "-f", locustfile, "--headless", "--only-summary"]
+    if workers:
+        port = str(free_port())
+        command += ["--processes", str(workers), "--master-bind-host", "127.0.0.1"]
+        command += ["--master-bind-port", port, "--master-port", port]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
     environment |= {RUN_DIR_VARIABLE: str(run_dir), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(

@@ -15,8 +15,9 @@ Profile = Literal["day31", "day40"]
 PROFILES: tuple[Profile, ...] = ("day31", "day40")
 
 # One request, little-endian, 32 bytes: scheduled_us i8, start_us i8, service_us u4, endpoint u2, outcome u2,
-# bytes_in u4, user u4. Times are microseconds from the run's monotonic origin; endpoint and outcome index the
-# lists of endpoints.json, where outcome 0 is "ok". Latency = start_us - scheduled_us + service_us.
+# bytes_in u4 (the whole reply as it came over the wire), user u4. Times are microseconds from the run's monotonic
+# origin; endpoint and outcome index the lists of endpoints.json, where outcome 0 is "ok".
+# Latency = start_us - scheduled_us + service_us.
 SAMPLE = struct.Struct("<qqIHHII")
 SAMPLE_FIELDS = (
     ("scheduled_us", "<i8"),
@@ -57,14 +58,35 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One leg of an open load: `rate_rps` arrivals per second for `duration_s`."""
+
+    duration_s: float
+    rate_rps: float
+
+
+LoadModel = Literal["closed", "stages", "open"]
+Arrivals = Literal["constant", "poisson"]
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
-    """Who, how many, how long, which limits. `load` is "closed" (a steady state after ramp-up and warm-up; only the
-    steady state counts) or "stages" (everything counts; users, spawn rate, warm-up and duration follow the stages)."""
+    """Who, how many, how long, which limits.
+
+    load: "closed" (a steady state after ramp-up and warm-up; only the steady state counts), "stages" (everything
+    counts; users, spawn rate, warm-up and duration follow the stages) or "open" (requests arrive by the clock whether
+    or not earlier ones were answered; `users` bounds how many are under way; ramp-up and warm-up as in closed).
+    think_time_s: closed and stages, from a reply to the user's next request. pacing_s: instead of it, from one
+    scheduled start to the next. steps: open, at least one; their durations sum to duration_s, the warm-up has the
+    first one's rate. check_one_in: how many replies there are for each that is parsed and compared with the seed.
+    abort_window_s: ends the run when a limit on samples fails over a window of this length; None = never.
+    may_lose_workers: a load generator's worker that dies does not make the run invalid.
+    """
 
     name: str
     description: str
     locustfile: str
-    load: Literal["closed", "stages"]
+    load: LoadModel
     users: int
     spawn_rate_per_s: float
     think_time_s: float
@@ -74,6 +96,12 @@ class Scenario:
     stages: tuple[Stage, ...]
     thresholds: tuple[Threshold, ...]
     strict: bool = False
+    pacing_s: float | None = None
+    arrivals: Arrivals = "constant"
+    steps: tuple[Step, ...] = ()
+    check_one_in: int = 100
+    abort_window_s: float | None = None
+    may_lose_workers: bool = False
 
 
 # --- the stack -----------------------------------------------------------------------------------------------------
@@ -188,12 +216,24 @@ class TimeBucket:
 
 
 @dataclass(frozen=True, slots=True)
+class ArrivalStats:
+    """Open load, over the counted phase: how many requests were due, how many of them started later than
+    `late_after_ms`, and how many never did. A dropped arrival has no latency: it is the load that was not applied."""
+
+    due: int
+    late: int
+    dropped: int
+    late_after_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     counted_s: float
     late_limit_ms: float
     pooled: EndpointStats
     endpoints: tuple[EndpointStats, ...]
     timeline: tuple[TimeBucket, ...]
+    arrivals: ArrivalStats | None = None
 
 
 # --- what was measured: servers ------------------------------------------------------------------------------------
@@ -341,8 +381,10 @@ class Verdict:
 class RunMeta:
     """run.json: what was run, where, on what. state: running, complete, invalid, failed (interrupted is inferred).
 
-    counts: {"sent" | "recorded" | "locust": {endpoint: n}, "generator": {...}}. queries: fingerprint -> name of the
-    statements that limits name. warnings: doubts; reasons: why the run is invalid or failed.
+    counts: {"sent" | "recorded" | "locust" | "dropped" | "checked" | "wrong": {endpoint: n}, "connections":
+    {request type: {"connects", "reconnects", "bytes_out", "bytes_in"}}, "generator": {process: {...}},
+    "workers": {name: {...}}}; see `harness.locust_plugin`. queries: fingerprint -> name of the statements that limits
+    name. warnings: doubts; reasons: why the run is invalid or failed; aborted: the limit that ended it early.
     """
 
     schema_version: int
@@ -362,6 +404,7 @@ class RunMeta:
     reasons: tuple[str, ...]
     pid: int
     pid_started: float
+    aborted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

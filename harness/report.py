@@ -18,7 +18,7 @@ from harness import charts, compare, report_facts
 from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
 from harness.report_facts import Sides
 from harness.report_headline import benchmark_headline, run_headline
-from harness.report_text import change_text, figure, interval, per_request, shortened, signed_pct
+from harness.report_text import change_text, figure, interval, load_text, per_request, shortened, signed_pct
 from harness.server_metrics import seq_scan_shares
 from harness.threshold import METRICS
 from harness.units import format_bytes, format_count, format_duration
@@ -109,6 +109,7 @@ def render_run(result: RunResult) -> str:
         headline=run_headline(result),
         warnings=_warnings((result,)),
         statements=statements[:TOP_STATEMENTS],
+        generator_facts=report_facts.generator_facts(result),
         **_pictures((result,), rows, statements, {profile: result.probes}),
     )
 
@@ -263,6 +264,7 @@ def _environment() -> jinja2.Environment:
         duration=format_duration,
         figure=figure,
         interval=interval,
+        load_text=load_text,
         per_request=per_request,
         shortened=shortened,
         signed_pct=signed_pct,
@@ -292,6 +294,7 @@ def _render(template: str, *, sides: Sides, **values: Any) -> str:
             cache_facts=report_facts.cache_facts(sides),
             pool_facts=report_facts.pool_facts(sides),
             service_facts=report_facts.service_facts(sides),
+            arrival_facts=report_facts.arrival_facts(sides),
             host_facts=report_facts.environment_facts(sides, "host"),
             version_facts=report_facts.environment_facts(sides, "versions", "n/a: not part of this day"),
             herd_facts=report_facts.environment_facts(sides, "herd"),

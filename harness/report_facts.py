@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.model import CacheDelta, RunResult, ServerDelta, StatementDelta
+from harness.model import ArrivalStats, CacheDelta, RunResult, ServerDelta, StatementDelta
 from harness.report_text import NO_DATA, figure
 from harness.server_metrics import PoolUse, SeqScanShares, pool_use, seq_scan_shares
+from harness.summary import LATE_AFTER_MS
 from harness.threshold import METRICS
 from harness.units import format_bytes, format_count, format_ms, format_pct
 
@@ -170,6 +171,92 @@ def environment_facts(
         Fact(name.removesuffix("_bytes").replace("_", " "), tuple(text(values, name) for values in found))
         for name in names
     )
+
+
+def arrival_facts(sides: Sides) -> tuple[Fact, ...]:
+    """What became of an open load's arrivals; empty when no side had one."""
+
+    def row(label: str, text: Callable[[ArrivalStats], str]) -> Fact:
+        return Fact(label, tuple(side(result, text) for _, result in sides))
+
+    def side(result: RunResult, text: Callable[[ArrivalStats], str]) -> str:
+        if result.meta.scenario.load != "open":
+            return "n/a: no open load"
+        return NO_DATA if result.summary.arrivals is None else text(result.summary.arrivals)
+
+    if all(result.meta.scenario.load != "open" for _, result in sides):
+        return ()
+    return (
+        row("Due", lambda a: format_count(a.due)),
+        row(f"Started more than {LATE_AFTER_MS:g} ms late", lambda a: _part(a.late, a.due)),
+        row("Dropped: never started", lambda a: _part(a.dropped, a.due)),
+    )
+
+
+def generator_facts(result: RunResult) -> tuple[Fact, ...]:
+    """What the load generator counted of itself in one run: replies compared with the seed, connections, each of its
+    processes. Older runs lack parts of it, which have no row."""
+    counts = result.meta.counts or {}
+    found: list[tuple[str, str]] = []
+    if "checked" in counts:
+        found.append(("Replies compared with the seed", _checked_text(counts, result.meta.scenario.check_one_in)))
+    found += [(f"Connections, {kind}", _connections_text(one)) for kind, one in _named(counts, "connections")]
+    found += [(f"Process {name}", _health_text(health)) for name, health in _named(counts, "generator")]
+    found += [(f"Worker {name}", _worker_text(worker)) for name, worker in _named(counts, "workers")]
+    return tuple(Fact(label, (text,)) for label, text in found)
+
+
+def _named(counts: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
+    entries = counts.get(key) or {}
+    # before there were workers, the one process had no name
+    flat = bool(entries) and not any(isinstance(entry, Mapping) for entry in entries.values())
+    return [("of the load", entries)] if flat else sorted(entries.items())
+
+
+def _checked_text(counts: Mapping[str, Any], check_one_in: int) -> str:
+    checked, wrong = counts["checked"], counts.get("wrong") or {}
+    replies = sum((counts.get("recorded") or {}).values())
+    text = f"{sum(checked.values()):,} of {replies:,}, about one in {check_one_in:,}; wrong: {sum(wrong.values()):,}"
+    where = ", ".join(f"{endpoint} {number:,}" for endpoint, number in sorted(wrong.items()) if number)
+    return f"{text} ({where})" if where else text
+
+
+def _connections_text(one: Mapping[str, Any]) -> str:
+    def text(name: str, form: Callable[[float | None], str]) -> str:
+        return NO_DATA if one.get(name) is None else form(one[name])
+
+    return (
+        f"{text('connects', format_count)} opened, {text('reconnects', format_count)} of them to replace one that was "
+        f"to be kept; {text('bytes_out', format_bytes)} sent, {text('bytes_in', format_bytes)} received"
+    )
+
+
+def _health_text(health: Mapping[str, Any]) -> str:
+    """Percentages are of one core, which is all that such a process can use."""
+
+    def both(p95: str, most: str, form: Callable[[float | None], str]) -> str:
+        if health.get(p95) is None or health.get(most) is None:
+            return NO_DATA
+        return f"p95 {form(health[p95])}, at most {form(health[most])}"
+
+    text = f"CPU {both('cpu_p95_pct', 'cpu_max_pct', format_pct)}; "
+    text += f"loop lag {both('lag_p95_ms', 'lag_max_ms', format_ms)}"
+    if health.get("fds_max") is not None:
+        text += f"; {health['fds_max']:,.0f} open files"
+        text += f" of {health['fds_limit']:,.0f}" if health.get("fds_limit") is not None else ""
+    return text
+
+
+def _worker_text(worker: Mapping[str, Any]) -> str:
+    text = f"{format_count(worker.get('users'))} users, {format_count(worker.get('samples'))} samples"
+    if not worker.get("lost"):
+        return text
+    most = worker.get("missing_at_most")
+    return f"lost: {text}; " + ("how many are missing is not known" if most is None else f"at most {most:,} missing")
+
+
+def _part(count: int, whole: int) -> str:
+    return f"{count:,} ({format_pct(100 * count / whole)})" if whole else f"{count:,}"
 
 
 def _metric_text(result: RunResult, metric: str) -> str:

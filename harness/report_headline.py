@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness import compare
-from harness.model import Benchmark, RunResult, Verdict
+from harness import compare, verdict_text
+from harness.model import PROFILES, Benchmark, RunResult, Verdict
 from harness.report_text import figure, signed_pct
 from harness.threshold import METRICS
 from harness.units import format_duration, format_ms, format_rps
@@ -32,8 +32,8 @@ class Headline:
 def run_headline(result: RunResult) -> Headline:
     """The first screen of one run."""
     return Headline(
-        *_passed(result.meta.profile, result, _invalid(result)),
-        (*_not_met(result.verdicts), _criteria_count(result)),
+        *_passed(result.meta.profile, result, _invalid(result), _aborted(result)),
+        (*_aborted(result), *_not_met(result.verdicts), _criteria_count(result)),
         _slowest(result),
         _confidences(result.verdicts),
     )
@@ -43,15 +43,30 @@ def benchmark_headline(benchmark: Benchmark) -> Headline:
     """The first screen of a benchmark: whether Day 40 passes, and what it gained over Day 31."""
     day40 = benchmark.day40
     invalid = tuple(f"{run.meta.run_id}: {reason}" for run in benchmark.runs for reason in _invalid(run))
+    aborted = {
+        profile: tuple(
+            f"{run.meta.run_id}: {text}"
+            for run in benchmark.runs
+            if run.meta.profile == profile
+            for text in _aborted(run)
+        )
+        for profile in PROFILES
+    }
     return Headline(
-        *_passed("Day 40", day40, invalid),
-        (*_not_met(day40.verdicts), _target_count(benchmark), _criteria_count(day40)),
+        *_passed("Day 40", day40, invalid, aborted["day40"]),
+        (
+            *aborted["day31"],
+            *aborted["day40"],
+            *_not_met(day40.verdicts),
+            _target_count(benchmark),
+            _criteria_count(day40),
+        ),
         _faster(benchmark),
         (benchmark.conclusion, *_confidences(day40.verdicts)),
     )
 
 
-def _passed(name: str, result: RunResult, invalid: Sequence[str]) -> tuple[State, str]:
+def _passed(name: str, result: RunResult, invalid: Sequence[str], aborted: Sequence[str]) -> tuple[State, str]:
     outcomes = [verdict.outcome for verdict in result.verdicts if verdict.outcome != "not_applicable"]
     met, missed, unknown = (outcomes.count(outcome) for outcome in ("pass", "fail", "no_data"))
     count = f"{met} of {len(outcomes)} limits met"
@@ -61,6 +76,8 @@ def _passed(name: str, result: RunResult, invalid: Sequence[str]) -> tuple[State
         count += f", {unknown} without data"
     if invalid:
         return "invalid", f"{name} is invalid: {'; '.join(invalid)}. {count}, none of it to be trusted."
+    if aborted:
+        return "fail", f"{name} fails: it was ended early. {count} until then."
     if not outcomes:
         return "no_data", f"{name} was not judged: no limit applies."
     return ("pass", f"{name} passes: {count}.") if met == len(outcomes) else ("fail", f"{name} fails: {count}.")
@@ -70,6 +87,11 @@ def _invalid(result: RunResult) -> tuple[str, ...]:
     """Why the numbers of a run cannot be trusted; empty = they can."""
     state = () if result.meta.state == "complete" else (f"the run is {result.meta.state}",)
     return (*state, *result.meta.reasons)
+
+
+def _aborted(result: RunResult) -> tuple[str, ...]:
+    """The limit that ended a run early, if one did."""
+    return () if result.meta.aborted is None else (f"Ended early: {result.meta.aborted}",)
 
 
 def _not_met(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
@@ -113,6 +135,8 @@ def _slowest(result: RunResult) -> tuple[str, ...]:
         f"{pooled.requests:,} requests in {format_duration(result.summary.counted_s)}: "
         f"{format_rps(pooled.throughput_rps)}, {pooled.failures:,} failed."
     ]
+    if result.summary.arrivals is not None:
+        lines.append(f"{verdict_text.arrivals_text(result.summary.arrivals)}.")
     if known:
         p95_ms, name = max(known)
         lines.append(f"Slowest endpoint: {name}, p95 {format_ms(p95_ms)}.")

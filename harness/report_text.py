@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from harness import compare
-from harness.model import Estimate, StatementComparison
+from harness.model import Estimate, Scenario, StatementComparison
 from harness.units import format_bytes, format_count, format_duration, format_ms, format_pct, format_ratio, format_rps
 
 MINUS = "\N{MINUS SIGN}"
@@ -48,6 +48,15 @@ def interval(estimate: Estimate | None, unit: str) -> str:
     low, high = FORMATS[unit](estimate.low), FORMATS[unit](estimate.high)
     value, _, low_unit = low.rpartition(" ")
     return f"{value if value and high.endswith(f' {low_unit}') else low} – {high}"
+
+
+def load_text(scenario: Scenario) -> str:
+    """Who sends how much, in a few words."""
+    if scenario.load != "open":
+        pace = "" if scenario.pacing_s is None else f", a request each every {format_duration(scenario.pacing_s)}"
+        return f"{scenario.users:,} users{pace}"
+    rates = " → ".join(f"{step.rate_rps:g}" for step in scenario.steps)
+    return f"{rates} arrivals/s ({scenario.arrivals}), at most {scenario.users:,} under way"
 
 
 def signed_pct(change: float | None) -> str:

@@ -26,7 +26,8 @@ from harness.errors import InputError, StackError
 from harness.model import OUTCOME_OK, Benchmark, Profile, RunMeta, Snapshot, Verdict
 
 # 1  first version
-SCHEMA_VERSION = 1
+# 2  load generators and workers in counts, open load, aborted; every field of 1 is still there
+SCHEMA_VERSION = 2
 
 When = Literal["before", "after"]
 State = Literal["running", "complete", "invalid", "failed", "interrupted"]
@@ -64,8 +65,9 @@ class RunDir:
 
     # --- samples
 
-    def samples_path(self, pid: int) -> Path:
-        return self.path / _SAMPLES.replace("*", str(pid))
+    def samples_path(self, source: str) -> Path:
+        """Of one process that generates load."""
+        return self.path / _SAMPLES.replace("*", source)
 
     def sample_blobs(self) -> Iterator[bytes]:
         """The bytes of every sample file, by name."""

@@ -37,12 +37,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a judgement comes to; `exit_code` as in the command line's help. reasons: why it is invalid."""
+    """What a judgement comes to; `exit_code` as in the command line's help. reasons: why it is invalid. aborted: the
+    limit that ended the load early. markdown: all of it as a page for a pull request."""
 
     title: str
     verdicts: tuple[Verdict, ...]
     reasons: tuple[str, ...]
+    aborted: str | None
     report: Path
+    markdown: str
     exit_code: int
 
 
@@ -59,23 +62,32 @@ class Evidence:
     probes: rundir.Probes
 
 
-def load_scenario(name: str, users: int | None, duration: str | None, thresholds: Sequence[str]) -> Scenario:
+def load_scenario(
+    name: str,
+    users: int | None,
+    duration: str | None,
+    thresholds: Sequence[str],
+    abort_window: str | None = None,
+) -> Scenario:
     """A scenario by name or path, with what the command line says instead. Raises InputError."""
     return scenario.override(
         load.read_scenario(name),
         users=users,
         duration_s=units.parse_duration(duration) if duration else None,
         thresholds=thresholds,
+        abort_window_s=units.parse_duration(abort_window) if abort_window else None,
     )
 
 
-def run(root: Path, asked: Scenario, profile: Profile, say: Say) -> RunDir:
-    """Runs `asked` on the stack that is up, into a new directory under `root`."""
-    return run_into(rundir.create(root, asked.name, profile, datetime.now(UTC)), asked, profile, say)
+def run(root: Path, asked: Scenario, profile: Profile, say: Say, workers: int = 0) -> RunDir:
+    """Runs `asked` on the stack that is up, into a new directory under `root`. workers: as in `load.run`."""
+    return run_into(rundir.create(root, asked.name, profile, datetime.now(UTC)), asked, profile, say, workers)
 
 
-def run_into(directory: RunDir, asked: Scenario, profile: Profile, say: Say) -> RunDir:
+def run_into(directory: RunDir, asked: Scenario, profile: Profile, say: Say, workers: int = 0) -> RunDir:
     """Runs Locust and its observer on `directory` to the end. Raises StackError or RunInvalid when it breaks."""
+    if workers > asked.users:
+        raise InputError(f"workers: {workers} for {asked.users} users, some would have none; use fewer workers")
     provenance.begin(directory, asked, stack.read(profile))
     say(f"{profile}: run {directory.path}")
     code = load.run(
@@ -84,6 +96,7 @@ def run_into(directory: RunDir, asked: Scenario, profile: Profile, say: Say) -> 
         directory.log_path,
         on_line=lambda line: say(f"{profile}: {line}") if _worth_showing(line) else None,
         limit_s=load.timeout_s(asked),
+        workers=workers,
     )
     if code != 0:
         meta = directory.read_meta()
@@ -112,16 +125,36 @@ def judge(directory: RunDir) -> Judged:
     """Judges a finished run from its files; see `read` and `write_judgement`."""
     evidence = read(directory)
     result = write_judgement(directory, evidence)
-    code = worst([RunInvalid.exit_code if evidence.meta.reasons else 0, threshold.exit_code(result.verdicts)])
-    return Judged(evidence.meta.run_id, result.verdicts, evidence.meta.reasons, directory.report_path, code)
+    return judged(result.meta.run_id, result, result.meta.reasons, directory.report_path)
+
+
+def judged(title: str, result: RunResult, reasons: tuple[str, ...], report_path: Path) -> Judged:
+    """The result as its reader gets it. A load that a limit ended early has failed, whatever its verdicts say."""
+    aborted = result.meta.aborted
+    codes = (
+        RunInvalid.exit_code if reasons else 0,
+        1 if aborted is not None else 0,
+        threshold.exit_code(result.verdicts),
+    )
+    return Judged(
+        title=title,
+        verdicts=result.verdicts,
+        reasons=reasons,
+        aborted=aborted,
+        report=report_path,
+        markdown=verdict_text.markdown(title, result.verdicts, reasons, aborted, result.summary.arrivals),
+        exit_code=worst(codes),
+    )
 
 
 def write_judgement(directory: RunDir, evidence: Evidence) -> RunResult:
     """Judges what `read` found, and writes everything that is derived from it into the run directory."""
-    result = side([evidence], evidence.meta.scenario, evidence.meta)
+    meta = evidence.meta
+    result = side([evidence], meta.scenario, meta)
+    text = (meta.run_id, result.verdicts, meta.reasons, meta.aborted, result.summary.arrivals)
     directory.write_verdicts(result.verdicts)
-    directory.write_junit(verdict_text.junit_xml(evidence.meta.run_id, result.verdicts, evidence.meta.reasons))
-    directory.write_markdown(verdict_text.markdown(evidence.meta.run_id, result.verdicts, evidence.meta.reasons))
+    directory.write_junit(verdict_text.junit_xml(*text))
+    directory.write_markdown(verdict_text.markdown(*text))
     rundir.write_atomic(directory.pg_stats_path, server_csv.pg_stats_csv([(evidence.before, evidence.after)]))
     rundir.write_atomic(directory.pg_scans_path, server_csv.pg_scans_csv(evidence.servers))
     directory.write_report(report.render_run(result))
@@ -161,7 +194,7 @@ def read(directory: RunDir) -> Evidence:
     between = (started_us >= before.monotonic_us) & (started_us < after.monotonic_us)
     return Evidence(
         meta=dataclasses.replace(meta, state="invalid" if reasons else meta.state, reasons=tuple(reasons)),
-        samples=RunSamples(samples, endpoints, outcomes, meta.phases),
+        samples=RunSamples(samples, endpoints, outcomes, meta.phases, (meta.counts or {}).get("dropped")),
         before=before,
         after=after,
         servers=servers.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)),

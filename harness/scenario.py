@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, cast
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness import threshold
 from harness.errors import InputError
-from harness.model import PROFILES, Profile, Scenario, Stage, Threshold
+from harness.model import PROFILES, Profile, Scenario, Stage, Step, Threshold
 
 
 class _Key(NamedTuple):
@@ -35,23 +35,47 @@ _KEYS: Mapping[str, _Key] = {
     "locustfile": _Key(
         str, 'write a path from the checkout, such as locustfile = "locustfiles/dairy_day.py"', required=True
     ),
-    "load": _Key(str, 'write "closed" (a steady state) or "stages" (a ramp)', default="closed"),
+    "load": _Key(
+        str, 'write "closed" (a steady state), "stages" (a ramp) or "open" (an arrival rate)', default="closed"
+    ),
     "users": _Key(int, "write a whole number of users, such as users = 50", low=1),
     "spawn_rate_per_s": _Key(float, "write users per second, such as 10", default=10.0, above=True),
     "think_time_s": _Key(float, "write seconds as a number, such as 1.0", default=1.0),
+    "pacing_s": _Key(float, "write seconds as a number, such as 30", above=True),
+    "arrivals": _Key(str, 'write "constant" or "poisson"', default="constant"),
+    "rate_rps": _Key(float, "write arrivals per second, such as 50", above=True),
     "warmup_s": _Key(float, "write seconds as a number, such as 10", default=10.0),
     "duration_s": _Key(float, "write seconds as a number, such as 300", above=True),
     "seed": _Key(int, "write a whole number", default=1),
     "stages": _Key(list, "write [[stages]] tables with duration_s and users", default=()),
+    "steps": _Key(list, "write [[steps]] tables with duration_s and rate_rps", default=()),
     "thresholds": _Key(list, "write a list of limits; [] judges nothing", required=True),
     "strict": _Key(bool, "write true or false", default=False),
+    "check_one_in": _Key(int, "write how many replies there are for each that is parsed in full", default=100, low=1),
+    "abort_window_s": _Key(float, "write seconds as a number, such as 30", above=True),
+    "may_lose_workers": _Key(bool, "write true or false", default=False),
 }
 _STAGE_KEYS = {
     "duration_s": _Key(float, "write seconds as a number, such as 60", required=True, above=True),
     "users": _Key(int, "write a whole number of users", required=True),
 }
+_STEP_KEYS = {
+    "duration_s": _Key(float, "write seconds as a number, such as 60", required=True, above=True),
+    "rate_rps": _Key(float, "write arrivals per second, such as 50", required=True, above=True),
+}
+_LOADS = ("closed", "stages", "open")
+# keys that belong to some load models only
+_USED_BY: Mapping[str, tuple[str, ...]] = {
+    "stages": ("stages",),
+    "think_time_s": ("closed", "stages"),
+    "pacing_s": ("closed", "stages"),
+    "arrivals": ("open",),
+    "rate_rps": ("open",),
+    "steps": ("open",),
+}
 # what the stages themselves decide
 _FOLLOWS_STAGES = ("users", "spawn_rate_per_s", "warmup_s", "duration_s")
+_OF_ARRIVALS = ("late_arrival_ratio", "dropped_arrival_ratio")
 _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list", bool: "true or false"}
 
 
@@ -68,37 +92,62 @@ def parse(text: str, source: str) -> Scenario:
     values = _checked(table, _KEYS, "", faults)
     load = values["load"]
     stages = _stages(values["stages"] or (), faults)
+    steps = tuple(Step(**leg) for leg in _legs("steps", values["steps"] or (), _STEP_KEYS, faults))
     limits = _thresholds(values["thresholds"] or (), faults)
     _check_text(table, values, faults)
     _check_load(table, load, faults)
+    if len(limits) == len(values["thresholds"] or ()):
+        faults += _limit_faults(load, values["abort_window_s"], limits)
     if faults:
         raise InputError(
             f"{source}: {len(faults)} fault{'s' if len(faults) > 1 else ''}\n" + "\n".join(f"  {f}" for f in faults)
         )
+    rate_rps = values.pop("rate_rps")
     if load == "stages":
         values |= _ramp(stages)
-    return Scenario(**(values | {"stages": stages, "thresholds": limits}))
+    elif load == "open":
+        steps = steps or (Step(values["duration_s"], rate_rps),)
+        values["duration_s"] = math.fsum(step.duration_s for step in steps)
+    if load == "open" or values["pacing_s"] is not None:
+        values["think_time_s"] = 0.0
+    return Scenario(**(values | {"stages": stages, "steps": steps, "thresholds": limits}))
 
 
 def override(
-    scenario: Scenario, users: int | None = None, duration_s: float | None = None, thresholds: Sequence[str] = ()
+    scenario: Scenario,
+    users: int | None = None,
+    duration_s: float | None = None,
+    thresholds: Sequence[str] = (),
+    abort_window_s: float | None = None,
 ) -> Scenario:
     """`scenario` with what the command line says instead. A threshold replaces all those of the same metric and keeps
     their profiles, if they agree; else it is added. Raises InputError."""
     if scenario.load == "stages" and (users is not None or duration_s is not None):
         raise InputError(f"scenario {scenario.name}: users and duration follow its stages; edit the stages instead")
+    if len(scenario.steps) > 1 and duration_s is not None:
+        raise InputError(f"scenario {scenario.name}: its duration follows its steps; edit the steps instead")
     if users is not None and users < 1:
         raise InputError(f"users: {users} is too few; give 1 or more")
     if duration_s is not None and not 0 < duration_s < math.inf:
         raise InputError(f"duration: {duration_s} s is no steady state; give more than 0 s")
+    if abort_window_s is not None and not 0 < abort_window_s < math.inf:
+        raise InputError(f"abort window: {abort_window_s} s holds no request; give more than 0 s")
     given = tuple(_with_profiles(threshold.parse(text), scenario.thresholds) for text in thresholds)
     replaced = {limit.metric for limit in given}
-    kept = tuple(limit for limit in scenario.thresholds if limit.metric not in replaced)
+    limits = tuple(limit for limit in scenario.thresholds if limit.metric not in replaced) + given
+    window_s = scenario.abort_window_s if abort_window_s is None else abort_window_s
+    if found := _limit_faults(scenario.load, window_s, limits):
+        raise InputError(f"scenario {scenario.name}: {'; '.join(found)}")
+    steps = scenario.steps
+    if steps and duration_s is not None:
+        steps = (dataclasses.replace(steps[0], duration_s=duration_s),)
     return dataclasses.replace(
         scenario,
         users=scenario.users if users is None else users,
         duration_s=scenario.duration_s if duration_s is None else duration_s,
-        thresholds=kept + given,
+        steps=steps,
+        thresholds=limits,
+        abort_window_s=window_s,
     )
 
 
@@ -169,6 +218,16 @@ def _check_text(table: Mapping[str, Any], values: Mapping[str, Any], faults: lis
 
 
 def _check_load(table: Mapping[str, Any], load: object, faults: list[str]) -> None:
+    if load not in _LOADS:
+        if load is not None:
+            faults.append(f"load: {load!r} is no load model; {_KEYS['load'].remedy}")
+        return
+    faults += [
+        f'{name}: unused while load = "{load}"; remove it or write load = "{loads[0]}"'
+        for name, loads in _USED_BY.items()
+        if name in table and load not in loads
+    ]
+    required = {"closed": ("users", "duration_s"), "stages": (), "open": ("users",)}[load]
     if load == "stages":
         if not table.get("stages"):
             faults.append(f'stages: missing while load = "stages"; {_KEYS["stages"].remedy}')
@@ -177,30 +236,61 @@ def _check_load(table: Mapping[str, Any], load: object, faults: list[str]) -> No
             for name in _FOLLOWS_STAGES
             if name in table
         ]
-    elif load == "closed":
-        if "stages" in table:
-            faults.append('stages: unused while load = "closed"; remove them or write load = "stages"')
-        faults += [f"{name}: missing; {_KEYS[name].remedy}" for name in ("users", "duration_s") if name not in table]
-    elif load is not None:
-        faults.append(f"load: {load!r} is no load model; {_KEYS['load'].remedy}")
+    elif load == "open":
+        required += () if "steps" in table else ("rate_rps", "duration_s")
+        _check_rate(table, faults)
+    if load != "open" and "pacing_s" in table and "think_time_s" in table:
+        faults.append("pacing_s: given beside think_time_s; keep the one that spaces the requests")
+    faults += [f"{name}: missing; {_KEYS[name].remedy}" for name in required if name not in table]
+
+
+def _check_rate(table: Mapping[str, Any], faults: list[str]) -> None:
+    arrivals = table.get("arrivals", "constant")
+    if isinstance(arrivals, str) and arrivals not in ("constant", "poisson"):
+        faults.append(f"arrivals: {arrivals!r} is no way to arrive; {_KEYS['arrivals'].remedy}")
+    if "steps" not in table:
+        return
+    if table["steps"] == []:
+        faults.append(f"steps: empty; {_KEYS['steps'].remedy}, or rate_rps and duration_s")
+    if "rate_rps" in table:
+        faults.append("rate_rps: given beside steps; keep one of them")
+    if "duration_s" in table:
+        faults.append("duration_s: follows from the steps; remove it")
+
+
+def _limit_faults(load: object, abort_window_s: float | None, limits: Sequence[Threshold]) -> list[str]:
+    """What is wrong with limits that are right each by itself."""
+    found = [
+        f'thresholds: {limit.text!r} judges arrivals, and only load = "open" has a schedule of them; remove it'
+        for limit in limits
+        if limit.metric in _OF_ARRIVALS and load in ("closed", "stages")
+    ]
+    if abort_window_s is not None and not any(threshold.on_samples(limit) for limit in limits):
+        found.append('abort_window_s: no limit is on samples, so that none can break; add one, such as "p95_ms < 200"')
+    return found
 
 
 def _stages(tables: Sequence[object], faults: list[str]) -> tuple[Stage, ...]:
-    stages = []
-    for number, table in enumerate(tables, start=1):
-        place = f"stages[{number}]"
-        if not isinstance(table, dict):
-            faults.append(f"{place}: {table!r} is not a table; {_KEYS['stages'].remedy}")
-            continue
-        noted = len(faults)
-        found: list[str] = []
-        values = _checked(table, _STAGE_KEYS, f"{place}.", found)
-        faults += found
-        if len(faults) == noted:
-            stages.append(Stage(**values))
+    stages = tuple(Stage(**leg) for leg in _legs("stages", tables, _STAGE_KEYS, faults))
     if stages and len(stages) == len(tables) and not any(stage.users for stage in stages):
         faults.append("stages: none has users; give one of them users = 1 or more")
-    return tuple(stages)
+    return stages
+
+
+def _legs(
+    key: str, tables: Sequence[object], keys: Mapping[str, _Key], faults: list[str]
+) -> Iterator[Mapping[str, Any]]:
+    """The values of each faultless table under `key`."""
+    for number, table in enumerate(tables, start=1):
+        place = f"{key}[{number}]"
+        if not isinstance(table, dict):
+            faults.append(f"{place}: {table!r} is not a table; {_KEYS[key].remedy}")
+            continue
+        found: list[str] = []
+        values = _checked(table, keys, f"{place}.", found)
+        faults += found
+        if not found:
+            yield values
 
 
 def _ramp(stages: Sequence[Stage]) -> dict[str, Any]:

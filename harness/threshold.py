@@ -25,7 +25,8 @@ class Metric:
     """What a threshold may speak of. names: what its selector names; None = it takes no selector.
 
     sampled: an estimate from a sample, so that without an interval it is in doubt; the others are counts of what
-    happened and exact. min_count: observations below which there is no value.
+    happened and exact. min_count: observations below which there is no value. windowed: samples alone give it, and it
+    means the same over any stretch of time, so that a limit on it can be judged while the load runs.
     """
 
     unit: Unit
@@ -33,20 +34,23 @@ class Metric:
     names: Literal["endpoint", "statement", "pool"] | None = None
     sampled: bool = False
     min_count: int = 1
+    windowed: bool = False
 
 
 # A percentile needs the observations that make its order statistic differ from the maximum: n >= 1 / (1 - p).
 METRICS: Mapping[str, Metric] = {
-    "p50_ms": Metric("ms", "median latency of successes, from the scheduled start", "endpoint", True, 2),
-    "p90_ms": Metric("ms", "90th percentile of latency", "endpoint", True, 10),
-    "p95_ms": Metric("ms", "95th percentile of latency", "endpoint", True, 20),
-    "p99_ms": Metric("ms", "99th percentile of latency", "endpoint", True, 100),
-    "mean_ms": Metric("ms", "mean latency of successes", "endpoint"),
-    "max_ms": Metric("ms", "slowest success", "endpoint"),
-    "failure_ratio": Metric("ratio", "failed requests / requests", "endpoint", True),
-    "late_ratio": Metric("ratio", "(failed + slower than the limit) / requests", "endpoint", True),
-    "throughput_rps": Metric("rps", "finished requests per second of the counted phase", "endpoint"),
+    "p50_ms": Metric("ms", "median latency of successes, from the scheduled start", "endpoint", True, 2, windowed=True),
+    "p90_ms": Metric("ms", "90th percentile of latency", "endpoint", True, 10, windowed=True),
+    "p95_ms": Metric("ms", "95th percentile of latency", "endpoint", True, 20, windowed=True),
+    "p99_ms": Metric("ms", "99th percentile of latency", "endpoint", True, 100, windowed=True),
+    "mean_ms": Metric("ms", "mean latency of successes", "endpoint", windowed=True),
+    "max_ms": Metric("ms", "slowest success", "endpoint", windowed=True),
+    "failure_ratio": Metric("ratio", "failed requests / requests", "endpoint", True, windowed=True),
+    "late_ratio": Metric("ratio", "(failed + slower than the limit) / requests", "endpoint", True, windowed=True),
+    "throughput_rps": Metric("rps", "finished requests per second of the counted phase", "endpoint", windowed=True),
     "requests": Metric("count", "finished requests in the counted phase", "endpoint"),
+    "late_arrival_ratio": Metric("ratio", "open load: arrivals that started late / arrivals due", None, True),
+    "dropped_arrival_ratio": Metric("ratio", "open load: arrivals that never started / arrivals due", None, True),
     "pool_utilisation_pct": Metric("pct", "busy share of pgBouncer's server links, worst pool", "pool"),
     "redis_hit_pct": Metric("pct", "result-cache hits / look-ups"),
     "redis_server_hit_pct": Metric("pct", "keyspace hits / (hits + misses) of the whole Redis server"),
@@ -128,6 +132,11 @@ def _selector(text: str, quoted: str | None) -> str | None:
 
 def _fault(text: str, fault: str, remedy: str) -> InputError:
     return InputError(f"threshold '{text}': {fault}; {remedy}")
+
+
+def on_samples(threshold: Threshold) -> bool:
+    """Whether samples alone decide it over any stretch of time: what a run can be ended early by."""
+    return METRICS[threshold.metric].windowed
 
 
 def holds(threshold: Threshold, value: float) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from harness import units
-from harness.model import Confidence, Outcome, Verdict
+from harness.model import ArrivalStats, Confidence, Outcome, Verdict
 from harness.threshold import METRICS
 
 COLUMNS = ("Outcome", "Threshold", "Endpoint", "Observed", "95 % interval", "Samples", "Confidence")
@@ -76,16 +76,36 @@ def observed_text(verdict: Verdict) -> str:
     return text
 
 
-def markdown(title: str, verdicts: Sequence[Verdict], reasons: Sequence[str] = ()) -> str:
-    """A page for a step summary or a pull request. reasons: why the run is invalid, if it is."""
+def arrivals_text(arrivals: ArrivalStats) -> str:
+    """What became of an open load's arrivals."""
+    return (
+        f"{arrivals.due:,} arrivals due, of which {arrivals.late:,} started more than {arrivals.late_after_ms:g} ms "
+        f"late and {arrivals.dropped:,} never started"
+    )
+
+
+def markdown(
+    title: str,
+    verdicts: Sequence[Verdict],
+    reasons: Sequence[str] = (),
+    aborted: str | None = None,
+    arrivals: ArrivalStats | None = None,
+) -> str:
+    """A page for a step summary or a pull request. reasons: why the run is invalid, if it is. aborted: the limit that
+    ended it early. arrivals: of an open load."""
     tally = ", ".join(
         f"{count} {text}"
         for outcome, text in OUTCOME_TEXT.items()
         if (count := sum(verdict.outcome == outcome for verdict in verdicts))
     )
     lines = [f"# {_cell(title)}", ""]
-    lines += [f"**INVALID**: {_cell(reason)}" for reason in reasons] + [""] * bool(reasons)
+    alarms = [f"**INVALID**: {_cell(reason)}" for reason in reasons]
+    if aborted is not None:
+        alarms.append(f"**ENDED EARLY**: {_cell(aborted)}")
+    lines += alarms + [""] * bool(alarms)
     lines += [tally or "no thresholds", ""]
+    if arrivals is not None:
+        lines += [arrivals_text(arrivals), ""]
     if verdicts:
         lines += [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
         lines += [_line([_cell(cell) for cell in row]) for row in rows(verdicts)]
@@ -101,13 +121,27 @@ def _cell(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
 
 
-def junit_xml(name: str, verdicts: Sequence[Verdict], reasons: Sequence[str] = ()) -> str:
+def junit_xml(
+    name: str,
+    verdicts: Sequence[Verdict],
+    reasons: Sequence[str] = (),
+    aborted: str | None = None,
+    arrivals: ArrivalStats | None = None,
+) -> str:
     """One test case per verdict: fail is a failure, no data an error, not applicable skipped. An invalid run (with
-    reasons) is a case of its own, in error."""
+    reasons) is a case of its own, in error; one that a limit ended early (aborted) another, failed. Arrivals of an open
+    load are the suite's properties."""
     suite = ElementTree.Element("testsuite", name=_xml(name))
+    if arrivals is not None:
+        properties = ElementTree.SubElement(suite, "properties")
+        for key in ("due", "late", "dropped"):
+            ElementTree.SubElement(properties, "property", name=f"arrivals_{key}", value=str(getattr(arrivals, key)))
     valid = ElementTree.SubElement(suite, "testcase", classname=_xml(name), name="the run is valid")
     for reason in reasons:
         ElementTree.SubElement(valid, "error", message=_xml(reason))
+    if aborted is not None:
+        ended = ElementTree.SubElement(suite, "testcase", classname=_xml(name), name="the run came to its end")
+        ElementTree.SubElement(ended, "failure", message=_xml(aborted))
     for verdict, row in zip(verdicts, rows(verdicts), strict=True):
         title = f"{row.threshold} ({row.endpoint})" if verdict.threshold.selector == "*" else row.threshold
         case = ElementTree.SubElement(suite, "testcase", classname=_xml(name), name=_xml(title))
@@ -118,8 +152,8 @@ def junit_xml(name: str, verdicts: Sequence[Verdict], reasons: Sequence[str] = (
             ElementTree.SubElement(case, "error", message=f"no data: {message}")
         elif verdict.outcome == "not_applicable":
             ElementTree.SubElement(case, "skipped", message="not a threshold of this profile")
-    suite.set("tests", str(len(verdicts) + 1))
-    suite.set("failures", str(sum(verdict.outcome == "fail" for verdict in verdicts)))
+    suite.set("tests", str(1 + (aborted is not None) + len(verdicts)))
+    suite.set("failures", str(sum(verdict.outcome == "fail" for verdict in verdicts) + (aborted is not None)))
     suite.set("errors", str(sum(verdict.outcome == "no_data" for verdict in verdicts) + len(reasons[:1])))
     suite.set("skipped", str(sum(verdict.outcome == "not_applicable" for verdict in verdicts)))
     ElementTree.indent(suite)

@@ -4,72 +4,90 @@ from __future__ import annotations
 
 from locust import task
 
+from harness.api_calls import Route
 from harness.locust_plugin import ApiUser
-from harness.wire import Request
+from harness.wire import Request, Slot
 
 ROW = b'"id":'
 PAGE = 50
+
+ANIMAL_BY_TAG = Route("GET", "/api/v1/animals/{tag_number}", expect=ROW)
+DAILY_REPORT = Route("GET", "/api/v1/milk-production/daily", query={"date": Slot("date")}, expect=b'"morning"')
+MILK_HISTORY = Route("GET", "/api/v1/milk-production/{animal_id}/history", expect=ROW)
+ANIMALS = Route("GET", "/api/v1/animals", query={"limit": PAGE, "offset": Slot("offset")}, expect=ROW)
+SEARCH = Route("GET", "/api/v1/animals/search", query={"q": Slot("q")}, expect=ROW)
+HEALTH_SEARCH = Route("GET", "/api/v1/health-records/search", query={"diagnosis": Slot("diagnosis")}, expect=ROW)
+PENDING_TREATMENTS = Route("GET", "/api/v1/health-records/pending", expect=ROW)
+ENTER_MILK = Route(
+    "POST",
+    "/api/v1/milk-production",
+    body={
+        "animal_id": Slot("animal_id"),
+        "production_date": Slot("day"),
+        "shift": Slot("shift"),
+        "quantity_litres": Slot("quantity_litres"),
+        "fat_percentage": Slot("fat_percentage"),
+    },
+    expect=ROW,
+)
+BREEDING_SCHEDULE = Route("GET", "/api/v1/breeding/schedule", expect=ROW)
+STOCK_MOVEMENTS = Route("GET", "/api/v1/inventory/movements", query={"product_id": Slot("product_id")}, expect=ROW)
+OPEN_ORDERS = Route("GET", "/api/v1/orders/open", expect=ROW)
+DB_METRICS = Route("GET", "/api/v1/monitoring/db-metrics", expect=b'"daily_milk_litres":')
 
 
 class AppUser(ApiUser):
     @task(28)
     def animal_by_tag(self) -> Request:
-        return self.get("/api/v1/animals/{tag_number}", tag_number=self.often(self.inputs.active_tags), expect=ROW)
+        return self.request(ANIMAL_BY_TAG, tag_number=self.often(self.inputs.active_tags))
 
     @task(16)
     def daily_report(self) -> Request:
-        query = {"date": self.recent_day().isoformat()}
-        return self.get("/api/v1/milk-production/daily", query=query, expect=b'"morning"')
+        return self.request(DAILY_REPORT, date=self.recent_day().isoformat())
 
     @task(16)
     def milk_history(self) -> Request:
-        animal_id = self.often(self.inputs.lactating_ids)
-        return self.get("/api/v1/milk-production/{animal_id}/history", animal_id=animal_id, expect=ROW)
+        return self.request(MILK_HISTORY, animal_id=self.often(self.inputs.lactating_ids))
 
     @task(10)
     def animals(self) -> Request:
-        pages = range(0, len(self.inputs.head_ids), PAGE)
-        query = {"limit": PAGE, "offset": self.random.choice(pages)}
-        return self.get("/api/v1/animals", query=query, expect=ROW)
+        return self.request(ANIMALS, offset=self.random.choice(range(0, len(self.inputs.head_ids), PAGE)))
 
     @task(8)
     def search(self) -> Request:
-        query = {"q": self.random.choice(self.inputs.search_words)}
-        return self.get("/api/v1/animals/search", query=query, expect=ROW)
+        return self.request(SEARCH, q=self.random.choice(self.inputs.search_words))
 
     @task(5)
     def health_search(self) -> Request:
-        query = {"diagnosis": self.random.choice(self.inputs.diagnoses)}
-        return self.get("/api/v1/health-records/search", query=query, expect=ROW)
+        return self.request(HEALTH_SEARCH, diagnosis=self.random.choice(self.inputs.diagnoses))
 
     @task(4)
     def pending_treatments(self) -> Request:
-        return self.get("/api/v1/health-records/pending", expect=ROW)
+        return self.request(PENDING_TREATMENTS)
 
     @task(4)
     def enter_milk(self) -> Request:
-        milking = {
-            "animal_id": self.random.choice(self.inputs.lactating_ids),
-            "production_date": self.inputs.as_of.isoformat(),
-            "shift": self.random.choice(self.inputs.shifts),
-            "quantity_litres": self.random.randint(200, 900) / 100,
-            "fat_percentage": self.random.randint(320, 480) / 100,
-        }
-        return self.post("/api/v1/milk-production", milking, expect=ROW)
+        return self.request(
+            ENTER_MILK,
+            animal_id=self.random.choice(self.inputs.lactating_ids),
+            day=self.inputs.as_of.isoformat(),
+            shift=self.random.choice(self.inputs.shifts),
+            quantity_litres=self.random.randint(200, 900) / 100,
+            fat_percentage=self.random.randint(320, 480) / 100,
+        )
 
     @task(3)
     def breeding_schedule(self) -> Request:
-        return self.get("/api/v1/breeding/schedule", expect=ROW)
+        return self.request(BREEDING_SCHEDULE)
 
     @task(3)
     def stock_movements(self) -> Request:
-        query = {"product_id": self.random.choice(self.inputs.product_ids)}
-        return self.get("/api/v1/inventory/movements", query=query, expect=ROW)
+        return self.request(STOCK_MOVEMENTS, product_id=self.random.choice(self.inputs.product_ids))
 
     @task(3)
     def open_orders(self) -> Request:
-        return self.get("/api/v1/orders/open", expect=ROW)
+        return self.request(OPEN_ORDERS)
 
     @task(3)
     def db_metrics(self) -> Request:
-        return self.get("/api/v1/monitoring/db-metrics", expect=b'"daily_milk_litres":')
+        return self.request(DB_METRICS)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from locust import task
 
-from harness.locust_plugin import OdooUser
+from harness.locust_plugin import OdooXmlRpcUser
 from harness.wire import Request
 
 
-class LoginUser(OdooUser):
+class LoginUser(OdooXmlRpcUser):
     @task
     def log_in(self) -> Request:
-        return self.authenticate()
+        return self.log_in_request

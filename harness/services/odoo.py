@@ -39,6 +39,11 @@ CORE_ADDONS = frozenset({"base", "rpc", "web"})
 
 # res.users of Odoo 19 (MIN_ROUNDS): with fewer rounds it would hash the password anew at the first login.
 HASH_ROUNDS = 600_000
+# res.users.apikeys of Odoo 19 (KEY_CRYPT_CONTEXT, API_KEY_SIZE, INDEX_SIZE): a key is verified at every request.
+KEY_HASH_ROUNDS = 6_000
+_KEY_BYTES = 20
+_KEY_INDEX_DIGITS = 8
+_KEY_NAME = "dairyperf"
 _SALT_BYTES = 16
 
 _DEB_PACKAGES = Path("usr/lib/python3/dist-packages")
@@ -70,7 +75,8 @@ def release(tree: Path) -> str:
 
 def prune(tree: Path) -> None:
     """Removes from an unpacked Debian package what the stack never loads (1.2 GB become 50 MB). Of other addons the
-    manifest stays: the data of base refer to the categories that they declare."""
+    manifest stays: the data of base refer to the categories that they declare. Links to scripts and fonts of other
+    Debian packages go too: the login page looks at every asset's file and fails at one that leads nowhere."""
     packages = tree / _DEB_PACKAGES
     core = packages / "odoo/addons"
     # the package has a second, code-only copy of its addons beside odoo/
@@ -85,6 +91,9 @@ def prune(tree: Path) -> None:
             shutil.rmtree(place)
         else:
             place.unlink(missing_ok=True)
+    for place in core.rglob("*"):
+        if place.is_symlink() and not place.exists():
+            place.unlink()
 
 
 # --- configuration and commands ------------------------------------------------------------------------------------
@@ -165,10 +174,10 @@ def serve_command(python: Path, tree: Path, config: Path, http_port: int, http_h
 # --- accounts ------------------------------------------------------------------------------------------------------
 
 
-def password_hash(password: str, salt: bytes) -> str:
-    """`password` as Odoo stores it: passlib's modular crypt format for PBKDF2-HMAC-SHA512."""
-    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, HASH_ROUNDS)
-    return f"$pbkdf2-sha512${HASH_ROUNDS}${_ab64(salt)}${_ab64(digest)}"
+def secret_hash(secret: str, salt: bytes, rounds: int) -> str:
+    """A password or API key as Odoo stores it: passlib's modular crypt format for PBKDF2-HMAC-SHA512."""
+    digest = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, rounds)
+    return f"$pbkdf2-sha512${rounds}${_ab64(salt)}${_ab64(digest)}"
 
 
 def _ab64(value: bytes) -> str:
@@ -181,9 +190,43 @@ def set_passwords(connection: psycopg.Connection[Any], passwords: Mapping[str, s
     whom they have let in. Raises StackError when a login does not exist."""
     with connection.transaction():
         for login, password in passwords.items():
-            hashed = password_hash(password, secrets.token_bytes(_SALT_BYTES))
+            hashed = secret_hash(password, secrets.token_bytes(_SALT_BYTES), HASH_ROUNDS)
             if connection.execute("UPDATE res_users SET password = %s WHERE login = %s", (hashed, login)).rowcount != 1:
-                raise StackError(f"odoo: no account {login!r} in the database; install the addon smart_dairy first")
+                raise _no_account(login)
+
+
+def new_api_key() -> str:
+    """A random key in the form of Odoo's own: 40 hex digits."""
+    return secrets.token_hex(_KEY_BYTES)
+
+
+def set_api_keys(connection: psycopg.Connection[Any], keys: Mapping[str, str]) -> None:
+    """Gives each login its key for JSON-2 (`Authorization: bearer KEY`), as Odoo's role or a superuser; a key given
+    earlier goes. Without a scope and without an end, which Odoo itself lets only administrators choose: a run must not
+    depend on the day. Raises StackError when a login does not exist."""
+    with connection.transaction():
+        connection.execute("DELETE FROM res_users_apikeys WHERE name = %s", (_KEY_NAME,))
+        for login, key in keys.items():
+            hashed = secret_hash(key, secrets.token_bytes(_SALT_BYTES), KEY_HASH_ROUNDS)
+            inserted = connection.execute(
+                "INSERT INTO res_users_apikeys (name, user_id, index, key) SELECT %s, id, %s, %s FROM res_users"
+                " WHERE login = %s",
+                (_KEY_NAME, key[:_KEY_INDEX_DIGITS], hashed, login),
+            )
+            if inserted.rowcount != 1:
+                raise _no_account(login)
+
+
+def _no_account(login: str) -> StackError:
+    return StackError(f"odoo: no account {login!r} in the database; install the addon smart_dairy first")
+
+
+def freeze_base_url(connection: psycopg.Connection[Any]) -> None:
+    """Stops Odoo from writing down the address at which an administrator logs in on the web. A changed parameter
+    clears the caches of every worker: each account's next call would pay for a password hash in the middle of a run."""
+    connection.execute(
+        "INSERT INTO ir_config_parameter (key, value) VALUES ('web.base.url.freeze', 'True') ON CONFLICT DO NOTHING"
+    )
 
 
 def accounts(connection: psycopg.Connection[Any]) -> tuple[Account, ...]:
@@ -204,6 +247,8 @@ def accounts(connection: psycopg.Connection[Any]) -> tuple[Account, ...]:
 # --- warm-up -------------------------------------------------------------------------------------------------------
 
 _QUIET_ROUNDS = 4
+# What one call may take: far more than a password hash, even on a machine that is busy otherwise.
+_CALL_TIMEOUT_S = 30.0
 
 
 def warm_up(
@@ -222,7 +267,7 @@ def warm_up(
     """
     # the CPU time of one hash on this machine, which no call that must hash can undercut
     started = time.thread_time()
-    password_hash("", b"0" * _SALT_BYTES)
+    secret_hash("", b"0" * _SALT_BYTES, HASH_ROUNDS)
     hash_s = time.thread_time() - started
     deadline = time.monotonic() + timeout_s
     with ThreadPoolExecutor(max_workers=workers) as pool:
@@ -230,13 +275,12 @@ def warm_up(
             call = _check_call(database, account.uid, passwords[account.login])
             quiet = 0
             while quiet <= _QUIET_ROUNDS:  # the first quiet round is the one that hashed, or came after
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
+                if time.monotonic() > deadline:
                     raise StackError(
                         f"odoo: {url}: calls of {account.login!r} still took as long as a password hash after "
                         f"{timeout_s:.0f} s of warm-up; end other programs on this machine, or use fewer workers"
                     )
-                futures = [pool.submit(_timed_call, url, account.login, call, left_s) for _ in range(workers)]
+                futures = [pool.submit(_timed_call, url, account.login, call) for _ in range(workers)]
                 slowest_s = max(future.result() for future in futures)
                 quiet = quiet + 1 if slowest_s < hash_s / 2 else 0
 
@@ -246,11 +290,11 @@ def _check_call(database: str, uid: int, password: str) -> bytes:
     return xmlrpc.client.dumps(arguments, "execute_kw").encode()
 
 
-def _timed_call(url: str, login: str, body: bytes, timeout_s: float) -> float:
+def _timed_call(url: str, login: str, body: bytes) -> float:
     """Seconds that one XML-RPC call took, connection included. http.client never repeats a request."""
     place = urlsplit(url)
     kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
-    connection = kind(place.hostname or "", place.port, timeout=timeout_s)
+    connection = kind(place.hostname or "", place.port, timeout=_CALL_TIMEOUT_S)
     started = time.monotonic()
     try:
         connection.request("POST", "/xmlrpc/2/object", body, {"Content-Type": "text/xml"})

@@ -53,11 +53,16 @@ def die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
     parent = os.getpid()
 
     def arrange() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+        follow_parent(death_signal)
         if os.getppid() != parent:  # it ended between fork and prctl
             os.kill(os.getpid(), signal.SIGKILL)
 
     return arrange
+
+
+def follow_parent(death_signal: signal.Signals) -> None:
+    """The kernel sends `death_signal` to this process when its parent ends, if it has not ended yet."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
 
 
 def start(

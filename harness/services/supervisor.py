@@ -147,7 +147,12 @@ def servers(request: Request) -> Iterator[StackAddresses]:
             accounts = odoo.accounts(connection)
             passwords = {account.login: secrets.token_urlsafe(12) for account in accounts}
             odoo.set_passwords(connection, passwords)
-        _write_secret(secrets_file, {"odoo": passwords, "api_key": api_key, "redis": redis_password})
+            odoo_keys = {account.login: odoo.new_api_key() for account in accounts}
+            odoo.set_api_keys(connection, odoo_keys)
+            odoo.freeze_base_url(connection)
+        _write_secret(
+            secrets_file, {"odoo": passwords, "odoo_keys": odoo_keys, "api_key": api_key, "redis": redis_password}
+        )
 
         pgbouncer_dsn = redis_url = None
         odoo_port = api_port = ports["postgresql"]

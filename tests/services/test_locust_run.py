@@ -3,175 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-import xmlrpc.client
 from collections import Counter
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import httpx
 import numpy as np
 import psutil
 import pytest
+from stub_run import API_KEY, CLOSED, PASSWORD, STUBS, Stage, messages, samples, stage_in, wait_for
 
-from fixtures import herd
-from harness import CHECKOUT, load, summary
-from harness.model import Account, StackAddresses
+from harness import CHECKOUT, load
 from harness.rundir import RunDir
-
-STUBS = Path(__file__).with_name("stubs")
-PASSWORD = "correct-horse"
-API_KEY = "battery-staple"
-INPUTS = herd.inputs()
-CLOSED = """
-name = "tiny"
-locustfile = "locustfiles/dairy_day.py"
-users = 6
-spawn_rate_per_s = 6
-think_time_s = 0.1
-warmup_s = 0.5
-duration_s = 2
-thresholds = []
-"""
-
-
-class Stub(BaseHTTPRequestHandler):
-    """Answers as Odoo (HTTP/1.0, closes) or as the service (HTTP/1.1, keeps alive), whatever is asked."""
-
-    delay_s = 0.0
-    broken = ""
-
-    def do_GET(self) -> None:
-        self.reply(
-            200, b'{"id":1,"items":[{"id":1}],"morning":1,"daily_milk_litres":1}'.replace(b'g":1', b'g":"morning"')
-        )
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if not self.path.startswith("/xmlrpc"):
-            return self.reply(201, b'{"id":1}')
-        params, method = xmlrpc.client.loads(body)
-        if method == "authenticate":
-            return self.answer(2 if params[2] == PASSWORD else False)
-        _database, _uid, password, model, call, _args, kwargs = params
-        if password != PASSWORD:
-            return self.answer(xmlrpc.client.Fault(3, "Access Denied"))
-        if self.broken == f"{model}.{call}":
-            return self.answer(xmlrpc.client.Fault(2, "no milk today"))
-        if call == "search_read" and kwargs["fields"] == ["tag_number"]:
-            animals = zip(INPUTS.active_ids, INPUTS.active_tags, strict=True)
-            return self.answer([{"id": animal, "tag_number": tag} for animal, tag in animals], wait=False)
-        return self.answer({"create": 1, "write": True, "daily_report": {"shift": "morning"}}.get(call, [{"id": 1}]))
-
-    def answer(self, value: Any, wait: bool = True) -> None:
-        value = value if isinstance(value, xmlrpc.client.Fault) else (value,)
-        self.reply(200, xmlrpc.client.dumps(value, methodresponse=True).encode(), wait)
-
-    def reply(self, status: int, body: bytes, wait: bool = True) -> None:
-        if wait:
-            time.sleep(self.delay_s)
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Stage:
-    """Where one test plays: servers, addresses, environment."""
-
-    def __init__(self, root: Path, odoo: type[Stub], api: type[Stub], ports: list[int]) -> None:
-        self.root, self.odoo, self.api = root, odoo, api
-        secrets = root / "secrets.json"
-        logins = ("admin", "farm_manager", "farm_worker", "farm_auditor")
-        secrets.write_text(json.dumps({"api_key": API_KEY, "odoo": dict.fromkeys(logins, PASSWORD)}))
-        roles = ("manager", "manager", "worker", "auditor")
-        addresses = StackAddresses(
-            **{field.name: None for field in dataclasses.fields(StackAddresses)}
-            | dict.fromkeys(("postgres_dsn", "admin_dsn", "passfile", "checksum", "log_dir"), "")
-            | {
-                "profile": "day40",
-                "odoo_url": f"http://127.0.0.1:{ports[0]}",
-                "api_url": f"http://127.0.0.1:{ports[1]}",
-                "database": "smart_dairy",
-                "accounts": [
-                    Account(login, uid, role) for uid, (login, role) in enumerate(zip(logins, roles, strict=True), 2)
-                ],
-                "secrets_file": str(secrets),
-                "as_of": "2026-02-03",
-                "herd": 255,
-                "seed": 42,
-                "counts": {},
-                "versions": {},
-                "pids": {},
-            }
-        )
-        (root / "addresses.json").write_text(json.dumps(dataclasses.asdict(addresses)))
-        self.environment = os.environ | {
-            "STUB_ADDRESSES": str(root / "addresses.json"),
-            "PYTHONPATH": str(CHECKOUT),
-        }
-
-    def start(self, scenario: str = CLOSED, *options: str, **environment: str) -> subprocess.Popen[str]:
-        (self.root / "tiny.toml").write_text(scenario)
-        command = ["-m", "locust", "-f", str(STUBS / "locustfile.py"), "--headless", "--only-summary"]
-        chosen = ["--scenario", str(self.root / "tiny.toml"), "--out", str(self.root / "runs"), *options]
-        return subprocess.Popen(
-            [sys.executable, *command, *chosen],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=CHECKOUT,
-            env=self.environment | environment,
-        )
-
-    def run(self, scenario: str = CLOSED, *options: str, **environment: str) -> tuple[int, str, RunDir]:
-        process = self.start(scenario, *options, **environment)
-        output, _ = process.communicate(timeout=90)
-        return process.returncode, output, self.run_dir()
-
-    def run_dir(self) -> RunDir:
-        (path,) = (self.root / "runs").iterdir()
-        return RunDir(path)
 
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    odoo = type("Odoo", (Stub,), {"protocol_version": "HTTP/1.0"})
-    api = type("Api", (Stub,), {"protocol_version": "HTTP/1.1"})
-    servers = []
-    for handler in (odoo, api):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        servers.append(server)
-    yield Stage(tmp_path, odoo, api, [server.server_port for server in servers])
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def messages(run: RunDir) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.path / "messages.jsonl").read_text().splitlines()]
-
-
-def samples(run: RunDir) -> Any:
-    found, torn = summary.read_samples(run.sample_blobs())
-    assert not torn
-    return found
+    with stage_in(tmp_path) as made:
+        yield made
 
 
 def test_a_run_counts_every_request_three_times_and_ends_by_the_judge(stage: Stage) -> None:
@@ -216,7 +69,7 @@ def test_a_stalled_generator_shows_in_latency_and_in_its_health(stage: Stage) ->
     found = samples(run)
     late_us = found["start_us"] - found["scheduled_us"]
     assert late_us.max() > 400_000
-    assert messages(run)[-1]["generator"]["lag_max_ms"] > 500
+    assert messages(run)[-1]["counts"]["generator"]["local"]["lag_max_ms"] > 500
 
 
 def test_failures_are_named_and_do_not_end_the_run(stage: Stage) -> None:
@@ -259,7 +112,7 @@ def test_a_fault_in_a_locustfile_invalidates_the_run(stage: Stage) -> None:
     assert (run.path / "abandoned").exists()
 
 
-def test_with_the_web_interface_users_work_and_nothing_is_kept(stage: Stage) -> None:
+def test_with_the_web_interface_every_start_is_a_run(stage: Stage) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     page = f"http://127.0.0.1:{port}"
@@ -270,12 +123,22 @@ def test_with_the_web_interface_users_work_and_nothing_is_kept(stage: Stage) -> 
         assert httpx.post(f"{page}/swarm", data={"user_count": 6, "spawn_rate": 6}).json()["success"]
         wait_for(lambda: httpx.get(f"{page}/stats/requests").json()["total_rps"] > 0)
         assert not httpx.get(f"{page}/stats/requests").json()["errors"]
+        wait_for(lambda: httpx.get(f"{page}/dairyperf/live.json").json()["exit_code"] == 1)
+        wait_for(lambda: httpx.get(f"{page}/stats/requests").json()["state"] == "stopped")
+        assert httpx.post(f"{page}/swarm", data={"user_count": 3, "spawn_rate": 6}).json()["success"]
+        wait_for(lambda: len(list((stage.root / "runs").glob("*/messages.jsonl"))) == 2)
+        httpx.get(f"{page}/stop")
+        wait_for(lambda: "interrupted" in (httpx.get(f"{page}/dairyperf/live.json").json()["error"] or ""))
     finally:
         process.terminate()
         output, _ = process.communicate(timeout=60)
-    assert "nothing is recorded or judged" in output
     assert process.returncode == 0, output
-    assert not (stage.root / "runs").exists()
+    first, second = (RunDir(path) for path in sorted((stage.root / "runs").iterdir()))
+    drained = messages(first)[-1]
+    assert drained["counts"]["sent"] == drained["counts"]["recorded"] == drained["counts"]["locust"]
+    assert len(np.unique(samples(first)["user"])) == 6
+    assert (second.path / "abandoned").exists()
+    assert len(samples(second)) > 0
 
 
 def reachable(page: str) -> bool:
@@ -298,13 +161,6 @@ def test_options_replace_the_scenario(stage: Stage) -> None:
     assert (asked.users, asked.spawn_rate_per_s, asked.duration_s) == (2, 4, 2)
     assert [limit.text for limit in asked.thresholds] == ["p95_ms < 100"]
     assert len(np.unique(samples(run)["user"])) == 2
-
-
-def wait_for(what: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def counting(stage: Stage) -> bool:
@@ -373,21 +229,23 @@ def test_logins(stage: Stage) -> None:
 
 SEQUENCE = """
 import hashlib, sys
+from types import SimpleNamespace
 from locust.env import Environment
 from pydantic import TypeAdapter
-from harness import locust_plugin as plugin, scenario
+from harness import scenario
+from harness.locust_plugin.farm import Farm
+from harness.locust_plugin.generator import Generator
 from harness.model import StackAddresses
 from locustfiles.dairy_day import AppUser, OdooStaff
 addresses = TypeAdapter(StackAddresses).validate_json(open(sys.argv[1]).read())
 environment = Environment(user_classes=[AppUser, OdooStaff])
-farm = plugin.Farm(scenario.parse(open(sys.argv[2]).read(), "tiny"), addresses)
-farm.look_around()
-environment.dairyperf = plugin.Run(environment, farm)
+farm = Farm(scenario.parse(open(sys.argv[2]).read(), "tiny"), addresses)
+environment.dairyperf = SimpleNamespace(generator=Generator(farm, 0))
 digest = hashlib.sha256()
 users = [kind(environment) for kind in (AppUser, OdooStaff) for _ in range(8)]
 for user in users:
-    for request in [user.random.choice(user.tasks)(user) for _ in range(50)]:
-        digest.update(repr((request, request.body)).encode())
+    for request in [next(user.turn()) for _ in range(50)]:
+        digest.update(request.endpoint.encode() + request.message)
 print(digest.hexdigest())
 """
 

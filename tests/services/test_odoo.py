@@ -23,8 +23,11 @@ import pytest
 import redis
 
 from fixtures.api.cache import GENERATION_TTL_S, generation_key
+from harness import odoo_web, seed
 from harness.model import StackAddresses
+from harness.odoo_calls import Call, Expect, Text
 from harness.services import odoo
+from harness.transport import Connection
 
 ACCESS_DENIED, USER_ERROR, ACCESS_ERROR = 3, 2, 4  # fault codes of /xmlrpc/2
 
@@ -303,6 +306,131 @@ def test_db_metrics_in_a_web_session(stack: StackAddresses, rpc: Rpc) -> None:
     assert 1 <= len(dead) <= 5
     assert all(set(row) == {"table_name", "n_dead_tup", "dead_ratio"} for row in dead)
     assert not any("_q" in row["table_name"] for row in dead), "partitions are summed under their root"
+
+
+# --- JSON-2: a key instead of a password ---------------------------------------------------------------------------
+
+
+def json2(stack: StackAddresses, key: str, path: str, **body: Any) -> httpx.Response:
+    headers = {"Authorization": f"bearer {key}", "X-Odoo-Database": stack.database}
+    return httpx.post(f"{stack.odoo_url}/json/2/{path}", headers=headers, json=body, timeout=30)
+
+
+@pytest.mark.parametrize("login", ROLES)
+def test_a_key_shows_what_the_password_shows(
+    stack: StackAddresses, rpc: Rpc, secrets: dict[str, Any], login: str
+) -> None:
+    asked = {"fields": ["name", "section_id", "weight_kg"], "limit": 100}
+    reply = json2(stack, secrets["odoo_keys"][login], "farm.animal/search_read", domain=[], **asked)
+    assert reply.status_code == 200
+    assert len(reply.json()) == 100
+    assert reply.json() == rpc(login, "animal", "search_read", [], **asked)
+    assert json2(stack, secrets["odoo_keys"][login], "res.users/context_get").json()["uid"] == rpc.uids[login]
+
+
+def test_a_key_gives_its_accounts_rights_and_no_others(stack: StackAddresses, secrets: dict[str, Any]) -> None:
+    keys = secrets["odoo_keys"]
+    assert keys.keys() == ROLES.keys()
+    change = {"ids": [1], "vals": {"name": "Heifer"}}
+    assert json2(stack, keys["farm_auditor"], "farm.animal/write", **change).status_code == 403
+    for wrong in ("0" * 40, keys["farm_auditor"][:-1] + "x", secrets["odoo"]["farm_auditor"]):
+        reply = json2(stack, wrong, "farm.animal/search_count", domain=[])
+        assert (reply.status_code, reply.json()["message"]) == (401, "Invalid apikey")
+    with psycopg.connect(stack.admin_dsn, dbname=stack.database) as connection:
+        stored = str(connection.execute("SELECT * FROM res_users_apikeys").fetchall())
+    assert stored.count("$pbkdf2-sha512$6000$") == len(ROLES)
+    assert not any(key in stored for key in keys.values())
+
+
+# --- the web: login page, session's cookie, the dashboard's calls --------------------------------------------------
+
+
+class Browser:
+    """Talks to Odoo as harness.odoo_web does."""
+
+    def __init__(self, stack: StackAddresses) -> None:
+        self.web = odoo_web.WebRpc(urlsplit(stack.odoo_url).netloc)
+        self.connection = Connection(stack.odoo_url, keep_alive=False)
+        self.cookie = "none"
+
+    def log_in(self, login: str, password: str) -> str:
+        """What became of it."""
+        page = self.connection.exchange(self.web.login_page().message)
+        token, visitor = odoo_web.csrf_token(page.body), odoo_web.session_id(page.head)
+        assert token is not None
+        assert visitor is not None
+        request = self.web.login(token, login, password, visitor)
+        reply = self.connection.exchange(request.message)
+        self.cookie = odoo_web.session_id(reply.head) or visitor
+        assert (self.cookie != visitor) is (reply.status == 303)
+        return self.web.outcome(reply, request.expect)
+
+    def __call__(self, call: Call) -> tuple[str, Any]:
+        """Outcome and result."""
+        request = self.web.encode(call).bind({odoo_web.SESSION: self.cookie}).fill({})
+        reply = self.connection.exchange(request.message)
+        if fresh := odoo_web.session_id(reply.head):
+            assert fresh == self.cookie, "a session keeps its cookie"
+        outcome = self.web.outcome(reply, request.expect)
+        return outcome, self.web.result(reply) if outcome == "ok" else None
+
+
+ACTIVE = Call("farm.animal", "search_count", {"domain": [["status", "=", "active"]]}, expect=Text("result"))
+
+
+@pytest.mark.parametrize("login", ROLES)
+def test_a_dashboard_in_a_web_session(stack: StackAddresses, rpc: Rpc, login: str) -> None:
+    browser = Browser(stack)
+    with psycopg.connect(stack.postgres_dsn, dbname=stack.database, autocommit=True) as connection:
+        before = seed.checksum(connection)
+        assert browser.log_in(login, rpc.passwords[login]) == "ok"
+        active = [["status", "=", "active"]]
+        pending = [["treatment_status", "=", "pending"]]
+        day = [["production_date", "=", stack.as_of]]
+        asked = {"fields": ["animal_id", "scheduled_date", "details"], "order": "scheduled_date, id", "limit": 20}
+        shifts, sums = ["shift"], ["quantity_litres:sum", "__count"]
+        groups = {"domain": day, "groupby": shifts, "aggregates": sums}
+        polls = [
+            (ACTIVE, rpc(login, "animal", "search_count", active)),
+            (
+                Call("farm.milk_production", "formatted_read_group", groups, expect=Expect.ROWS),
+                rpc(login, "milk_production", "formatted_read_group", day, shifts, sums),
+            ),
+            (
+                Call("farm.health_record", "search_read", {"domain": pending, **asked}, expect=Expect.ROWS),
+                rpc(login, "health_record", "search_read", pending, **asked),
+            ),
+        ]
+        for _ in range(2):
+            assert [browser(call) for call, _ in polls] == [("ok", expected) for _, expected in polls]
+        assert seed.checksum(connection) == before, "logins and polls write to Odoo's own tables alone"
+
+
+def test_web_sessions_fail_by_name(stack: StackAddresses, rpc: Rpc) -> None:
+    browser = Browser(stack)
+    assert browser(ACTIVE) == ("fault:100:SessionExpired", None)
+    assert browser.log_in("farm_auditor", "wrong") == "unexpected"
+    assert browser(ACTIVE) == ("fault:100:SessionExpired", None)
+    assert browser.log_in("farm_auditor", rpc.passwords["farm_auditor"]) == "ok"
+    write = Call("farm.animal", "write", {"vals": {"name": "Heifer"}}, ids=[1], expect=Expect.TRUE)
+    assert browser(write) == ("fault:0:AccessError", None)
+
+
+def test_an_account_has_many_web_sessions(stack: StackAddresses, rpc: Rpc) -> None:
+    browsers = [Browser(stack) for _ in range(3)]
+    assert {browser.log_in("farm_worker", rpc.passwords["farm_worker"]) for browser in browsers} == {"ok"}
+    assert len({browser.cookie for browser in browsers}) == 3
+    assert {browser(ACTIVE)[0] for browser in browsers} == {"ok"}
+
+
+def test_an_administrators_web_login_clears_no_caches(stack: StackAddresses, rpc: Rpc) -> None:
+    """Odoo writes down the address that an administrator used, and a written parameter clears the password caches."""
+    with psycopg.connect(stack.admin_dsn, dbname=stack.database, autocommit=True) as connection:
+        query = "SELECT value FROM ir_config_parameter WHERE key = 'web.base.url'"
+        before = connection.execute(query).fetchone()
+        assert before != (stack.odoo_url,), "otherwise there is nothing to write"
+        assert Browser(stack).log_in("admin", rpc.passwords["admin"]) == "ok"
+        assert connection.execute(query).fetchone() == before
 
 
 def test_warm_up_meets_every_account(stack: StackAddresses, rpc: Rpc) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from harness import compare, server_metrics, statements
 from harness.model import (
+    ArrivalStats,
     Benchmark,
     CacheDelta,
     EndpointStats,
@@ -23,6 +24,7 @@ from harness.model import (
     Scenario,
     ServerDelta,
     StatementDelta,
+    Step,
     Summary,
     TableDelta,
     TimeBucket,
@@ -59,6 +61,36 @@ SCENARIO = Scenario(
         parse('statement_mean_ms["animal by tag"] < 5'),
     ),
 )
+
+
+REQUESTS = {name: requests for name, (requests, _, _) in LOAD.items()}
+COUNTS = {
+    "sent": REQUESTS,
+    "recorded": REQUESTS,
+    "locust": REQUESTS,
+    "dropped": {},
+    "checked": {TAG: 18, DAILY: 9, LIST: 6},
+    "wrong": {DAILY: 1},
+    "connections": {
+        "API": {"connects": 25, "reconnects": 1, "bytes_out": 700_000, "bytes_in": 2_500_000},
+        "XMLRPC": {"connects": 615, "reconnects": 0, "bytes_out": 400_000, "bytes_in": 9_000_000},
+    },
+    "generator": {
+        "worker-1": {
+            "cpu_p95_pct": 11.5,
+            "cpu_max_pct": 34.0,
+            "lag_p95_ms": 1.25,
+            "lag_max_ms": 12.0,
+            "fds_max": 61,
+            "fds_limit": 10_000,
+        },
+        "worker-2": {"cpu_p95_pct": None, "cpu_max_pct": None, "lag_p95_ms": None, "lag_max_ms": None},
+    },
+    "workers": {
+        "worker-1": {"index": 0, "users": 25, "lost": False, "samples": 3300, "missing_at_most": 0},
+        "worker-2": {"index": 1, "users": 25, "lost": True, "samples": 15, "missing_at_most": 75},
+    },
+}
 
 
 def latency(count: int, median_ms: float) -> Latency | None:
@@ -209,7 +241,7 @@ def result(profile: Profile, number: int = 1, *, delta: ServerDelta | None = Non
         herd={"head": 255, "seed": 20260203, "checksum": "c0ffee"},
         queries={},
         phases=Phases(f"2026-02-03T10:{number:02d}:00Z", 0, 15_000_000, 75_000_000, 76_000_000),
-        counts=None,
+        counts=COUNTS,
         warnings=(),
         reasons=(),
         pid=1,
@@ -235,9 +267,21 @@ def result(profile: Profile, number: int = 1, *, delta: ServerDelta | None = Non
     )
 
 
+def open_load(profile: Profile, number: int = 1) -> RunResult:
+    """The same numbers as those of an open load."""
+    full = result(profile, number)
+    asked = replace(full.meta.scenario, load="open", think_time_s=0.0, steps=(Step(30.0, 40.0), Step(30.0, 70.0)))
+    return replace(
+        full,
+        meta=replace(full.meta, scenario=asked),
+        summary=replace(full.summary, arrivals=ArrivalStats(due=3320, late=33, dropped=5, late_after_ms=50.0)),
+    )
+
+
 def without_data(profile: Profile) -> RunResult:
     """A run of which nothing but its description was saved."""
     full = result(profile)
+    full = replace(full, meta=replace(full.meta, counts=None))
     empty = Summary(0.0, 200.0, endpoint(None, 0, 0, 0.0), (), ())
     return replace(
         full,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import socket
 import subprocess
 import sys
@@ -32,16 +33,30 @@ def deb(tmp_path: Path) -> Path:
     for file in files:
         (packages / file).parent.mkdir(parents=True, exist_ok=True)
         (packages / file).touch()
+    (packages / "odoo/addons/web/static/jquery.js").symlink_to("../../../../../../../share/javascript/jquery.js")
+    (packages / "odoo/addons/web/static/a.js").symlink_to("src/a.js")
     (packages / "odoo/release.py").write_text("FINAL = 'final'\nversion_info = (19, 0, 0, FINAL, 0, '')\n")
     return tmp_path
 
 
 def test_hash_is_what_passlib_makes() -> None:
     # by passlib 1.7.4: pbkdf2_sha512.using(rounds=600000, salt=bytes(range(240, 256))).hash(...)
-    assert odoo.password_hash("farm_manager pässword", bytes(range(240, 256))) == (
+    assert odoo.secret_hash("farm_manager pässword", bytes(range(240, 256)), odoo.HASH_ROUNDS) == (
         "$pbkdf2-sha512$600000$8PHy8/T19vf4.fr7/P3./w$"
         "YNy.j9J5ifi0GdKh8vDsMBJz8crAPd5jQbXrTxgO/UfrCXfWkmM0H3SjToqyTj2AM.lu5tamNCkO026uCs3D4w"
     )
+    # and pbkdf2_sha512.using(rounds=6000, salt=bytes(range(16))).hash(...)
+    key = "0123456789abcdef0123456789abcdef01234567"
+    assert odoo.secret_hash(key, bytes(range(16)), odoo.KEY_HASH_ROUNDS) == (
+        "$pbkdf2-sha512$6000$AAECAwQFBgcICQoLDA0ODw$"
+        "mi5LGW9qszqFb2e2hQCGiw1BOSkqeOc9PxJzSBMDM0aBX1r0bTlxQaWkuSEStC0tyULu25HAZTaEZpdqlQ5t5Q"
+    )
+
+
+def test_api_keys_have_the_form_of_odoos_own() -> None:
+    keys = {odoo.new_api_key() for _ in range(10)}
+    assert len(keys) == 10
+    assert all(re.fullmatch("[0-9a-f]{40}", key) for key in keys)
 
 
 def test_config_is_complete_and_holds_no_password(tmp_path: Path) -> None:
@@ -103,8 +118,10 @@ def test_prune(deb: Path) -> None:
         "odoo/release.py",
         "odoo/addons/account/__manifest__.py",
         "odoo/addons/web/models.py",
+        "odoo/addons/web/static/a.js",
         "odoo/addons/web/static/src/a.js",
     }
+    assert not (deb / "usr/lib/python3/dist-packages/odoo/addons/web/static/jquery.js").is_symlink()
     odoo.prune(deb)
 
 
@@ -176,7 +193,7 @@ def test_warm_up_calls_until_no_worker_hashes(serve: Callable[[Answer], str], mo
     def answer(arguments: tuple[object, ...]) -> tuple[int, str]:
         calls.append(arguments[:3])
         if next(cold, False):
-            odoo.password_hash("", b"0" * 16)
+            odoo.secret_hash("", b"0" * 16, odoo.HASH_ROUNDS)
         return 200, OK
 
     odoo.warm_up(serve(answer), "d", [FARMER], {"farmer": "secret"}, workers=2)

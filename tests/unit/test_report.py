@@ -11,7 +11,7 @@ from pathlib import Path
 import built_results as built
 import pytest
 
-from harness import report
+from harness import compare, report
 from harness.model import Benchmark, Estimate, RunResult
 from harness.threshold import evaluate
 
@@ -81,6 +81,13 @@ def hostile_run() -> RunResult:
             run_id=HOSTILE,
             state="invalid",
             reasons=(HOSTILE,),
+            aborted=HOSTILE,
+            counts={
+                **built.COUNTS,
+                "wrong": {HOSTILE: 1},
+                **{key: {HOSTILE: next(iter(built.COUNTS[key].values()))} for key in ("connections", "workers")},
+                "generator": {HOSTILE: {}},
+            },
             host={HOSTILE: HOSTILE},
             versions={HOSTILE: HOSTILE},
             herd={HOSTILE: HOSTILE},
@@ -120,6 +127,10 @@ PAGES = {
     "benchmark": lambda: report.render_benchmark(built.quick_benchmark()),
     "run": lambda: report.render_run(built.result("day40")),
     "run-day31": lambda: report.render_run(built.result("day31")),
+    "run-open": lambda: report.render_run(built.open_load("day40")),
+    "benchmark-open": lambda: report.render_benchmark(
+        built.benchmark(built.open_load("day31"), built.open_load("day40"), [built.open_load("day31")])
+    ),
     "empty-benchmark": lambda: report.render_benchmark(empty_benchmark()),
     "empty-run": lambda: report.render_run(built.without_data("day31")),
     "hostile-benchmark": lambda: report.render_benchmark(hostile_benchmark()),
@@ -279,3 +290,83 @@ def test_an_observed_value_on_the_wrong_side_of_a_near_limit_reads_as_missed():
     html = report.render_run(replace(run, verdicts=evaluate(scenario.thresholds[:1], metrics, "day40")))
     assert "Missed: p95_ms &lt; 200: 200.01 ms" in html
     assert "open: the limit lies inside the interval" in html
+
+
+def cells(html: str, label: str) -> list[str]:
+    """The texts of the first row with that label."""
+    row = re.search(rf'<th scope="row">{re.escape(label)}</th>(.*?)</tr>', html)[1]
+    return re.findall("<td>(.*?)</td>", row)
+
+
+def test_a_run_that_a_limit_ended_early_fails_whatever_it_kept():
+    run = built.result("day40")
+    kept = tuple(verdict for verdict in run.verdicts if verdict.outcome == "pass")
+    aborted = replace(run, verdicts=kept, meta=replace(run.meta, aborted="p95_ms < 200 over the last 30 s: 250.0 ms"))
+    assert headline(aborted) == "day40 fails: it was ended early. 9 of 9 limits met until then."
+    said = "<li>Ended early: p95_ms &lt; 200 over the last 30 s: 250.0 ms</li>"
+    assert said in report.render_run(aborted)
+    day31 = replace(aborted, meta=replace(aborted.meta, profile="day31"))
+    for run, state in ((aborted, "fail"), (day31, "pass")):
+        benchmark = replace(
+            built.quick_benchmark(), runs=(run,), day40=replace(aborted, meta=built.result("day40").meta)
+        )
+        html = report.render_benchmark(benchmark)
+        assert f'<section class="answer {state}"' in html
+        assert f"<li>{run.meta.run_id}: Ended early: p95_ms" in html
+
+
+def test_an_open_load_shows_what_became_of_its_arrivals():
+    html = rendered("run-open")
+    assert "40 → 70 arrivals/s (constant), at most 50 under way" in html
+    assert "3,320 arrivals due, of which 33 started more than 50 ms late and 5 never started." in html
+    labels = ["Due", "Started more than 50 ms late", "Dropped: never started"]
+    assert [cells(html, label) for label in labels] == [["3,320"], ["33 (1.0 %)"], ["5 (0.2 %)"]]
+    assert cells(rendered("benchmark-open"), "Due") == ["3,320", "3,320"]
+    assert "never started" not in rendered("run")
+    unknown = built.open_load("day40")
+    html = report.render_run(replace(unknown, summary=replace(unknown.summary, arrivals=None)))
+    assert cells(html, "Due") == ["no data"]
+
+
+def test_an_open_load_shows_nothing_of_the_users_that_criteria_ask_for():
+    run = built.open_load("day40")
+    scenario = replace(run.meta.scenario, duration_s=300.0)
+    summary = replace(run.summary, counted_s=300.0, endpoints=run.summary.endpoints[:3])
+    run = replace(run, meta=replace(run.meta, scenario=scenario), summary=summary)
+    for load, statuses in (("open", ("no_data", "not_shown")), ("closed", ("pass", "pass"))):
+        scenario = replace(scenario, load=load)
+        rows = {row.criterion: row for row in compare.criteria(replace(run, meta=replace(run.meta, scenario=scenario)))}
+        pool, sustained = rows["Connection pool utilisation"], rows["50 users sustained for 5 min"]
+        assert (pool.status, sustained.status) == statuses
+        assert ("an open load for 300 s, not 50 users for 300 s" in sustained.note) == (load == "open")
+
+
+def test_what_the_load_generator_counted_of_itself():
+    html = rendered("run")
+    assert cells(html, "Replies compared with the seed") == [
+        f"33 of 3,315, about one in 100; wrong: 1 ({built.DAILY} 1)"
+    ]
+    assert cells(html, "Connections, API") == [
+        "25 opened, 1 of them to replace one that was to be kept; 683.6 KiB sent, 2.4 MiB received"
+    ]
+    assert cells(html, "Process worker-1") == [
+        "CPU p95 11.5 %, at most 34.0 %; loop lag p95 1.25 ms, at most 12.00 ms; 61 open files of 10,000"
+    ]
+    assert cells(html, "Process worker-2") == ["CPU no data; loop lag no data"]
+    assert cells(html, "Worker worker-1") == ["25 users, 3,300 samples"]
+    assert cells(html, "Worker worker-2") == ["lost: 25 users, 15 samples; at most 75 missing"]
+
+
+def test_counts_of_an_older_run_are_shown_as_far_as_they_go():
+    run = built.result("day40")
+    flat = {"cpu_p95_pct": 11.5, "cpu_max_pct": 34.0, "lag_p95_ms": 1.25, "lag_max_ms": None}
+    older = replace(run, meta=replace(run.meta, counts={"sent": {}, "recorded": {}, "generator": flat}))
+    html = report.render_run(older)
+    assert cells(html, "Process of the load") == ["CPU p95 11.5 %, at most 34.0 %; loop lag no data"]
+    assert "Replies compared" not in html
+    lost = {"workers": {"w": {"index": 0, "users": 3, "lost": True, "samples": 9, "missing_at_most": None}}}
+    html = report.render_run(replace(run, meta=replace(run.meta, counts=lost)))
+    assert cells(html, "Worker w") == ["lost: 3 users, 9 samples; how many are missing is not known"]
+    assert "counted of itself; CPU is of one core, as each of its processes can use no more: no data" in rendered(
+        "empty-run"
+    )

@@ -157,7 +157,10 @@ def test_no_run_directory(tmp_path):
         (lambda text: text[:100], r"run\.json: not valid JSON: .*; restore the file"),
         (lambda _: "", r"not valid JSON"),
         (lambda _: "[]", r"damaged or of another kind"),
-        (lambda text: text.replace('"schema_version": 1', '"schema_version": 99'), r"schema 99, newer than 1; read it"),
+        (
+            lambda text: text.replace(f'"schema_version": {rundir.SCHEMA_VERSION}', '"schema_version": 99'),
+            rf"schema 99, newer than {rundir.SCHEMA_VERSION}; read it",
+        ),
         (lambda text: text.replace('"running"', '"walking"'), r"state: Input should be"),
         (lambda text: text.replace('"users": 50', '"users": "many"'), r"scenario\.users: "),
         (lambda text: text.replace('"pid_started"', '"x"'), r"pid_started: "),
@@ -179,7 +182,7 @@ def test_names_without_ok_are_refused(run, text):
 
 
 def test_newer_verdicts_are_refused(run):
-    (run.path / "verdicts.json").write_text('{"schema_version": 2, "verdicts": []}')
+    (run.path / "verdicts.json").write_text(json.dumps({"schema_version": rundir.SCHEMA_VERSION + 1, "verdicts": []}))
     with pytest.raises(InputError, match="newer"):
         run.read_verdicts()
 
@@ -223,9 +226,9 @@ def test_missing_parts(run):
     run.write_snapshot("before", make_snapshot())
     run.write_snapshot("after", make_snapshot())
     run.append_probes(1, {"a": 1})
-    run.samples_path(1).write_bytes(b"")
+    run.samples_path("1").write_bytes(b"")
     assert run.missing_parts(derived=False) == ["samples-*.bin"]
-    run.samples_path(2).write_bytes(bytes(32))
+    run.samples_path("2").write_bytes(bytes(32))
     assert run.missing_parts() == derived
     run.write_verdicts(())
     run.write_junit("x")
@@ -236,7 +239,7 @@ def test_missing_parts(run):
 
 def test_sample_files_come_by_name(run):
     for pid in (3, 1, 2):
-        run.samples_path(pid).write_bytes(bytes([pid]))
+        run.samples_path(str(pid)).write_bytes(bytes([pid]))
     assert list(run.sample_blobs()) == [b"\1", b"\2", b"\3"]
 
 

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from harness import summary
+from harness import summary, threshold
 from harness.errors import InputError
-from harness.model import SAMPLE, Phases
+from harness.model import SAMPLE, ArrivalStats, Estimate, Phases
 
 STEADY = Phases("2026-02-03T00:00:00Z", 0, 10_000_000, 40_000_000, 41_000_000)
 OUTCOMES = ("ok", "fault 2", "timeout")
@@ -28,8 +32,8 @@ def steady(latencies_us, endpoint=0, outcome=0):
     return [(10_000_000 + i * step, 0, us, endpoint, outcome) for i, us in enumerate(latencies_us)]
 
 
-def summarise(rows, endpoints=("a", "b"), phases=STEADY, load="closed", seed=1):
-    return summary.summarise(samples(rows), endpoints, OUTCOMES, phases, load, 200, seed)
+def summarise(rows, endpoints=("a", "b"), phases=STEADY, load="closed", seed=1, dropped=None):
+    return summary.summarise(samples(rows), endpoints, OUTCOMES, phases, load, 200, seed, dropped)
 
 
 latencies = st.lists(st.integers(1, 2_000_000), min_size=1, max_size=300)
@@ -68,7 +72,10 @@ def test_a_run_without_steady_state_counts_nothing():
     assert summary.metrics(result)["throughput_rps"][None] is None
 
 
-@pytest.mark.parametrize(("load", "counted"), [("closed", [False, True, True, False]), ("stages", [True] * 4)])
+@pytest.mark.parametrize(
+    ("load", "counted"),
+    [("closed", [False, True, True, False]), ("open", [False, True, True, False]), ("stages", [True] * 4)],
+)
 def test_what_counts_is_decided_by_the_scheduled_start(load, counted):
     at = [9_999_999, 10_000_000, 39_999_999, 40_000_000]
     for scheduled, expected in zip(at, counted, strict=True):
@@ -132,10 +139,40 @@ def test_failures_never_move_latency(values, faults):
     assert dirty.pooled.failures == faults
 
 
-def test_instant_faults_do_not_improve_p95():
-    result = summarise(steady([900_000] * 20) + steady([2_000] * 180, outcome=1))
-    assert result.pooled.latency.p95_ms.value == 900
-    assert result.pooled.failure_ratio == result.pooled.late_ratio - 0.1 == 0.9
+def test_instant_faults_do_not_improve_percentiles():
+    slow, faults = steady([900_000] * 400), steady([1_000] * 3600, outcome=1)
+    both, alone = summarise(slow + faults).pooled, summarise(slow).pooled
+    assert both.latency == alone.latency
+    assert {both.latency.p50_ms.value, both.latency.p99_ms.value} == {900}
+    assert (both.requests, both.failure_ratio, both.late_ratio) == (4000, 0.9, 1.0)
+
+
+# Locust's own numbers of the same response times, in a process of its own: importing Locust patches the one it is in.
+ROUNDED = """
+import sys, json
+from locust.stats import RequestStats, StatsEntry
+for times_ms in json.load(sys.stdin):
+    entry = StatsEntry(RequestStats(), "x", "POST")
+    for ms in times_ms:
+        entry.log(ms, 0)
+    print(entry.get_response_time_percentile(0.95))
+"""
+
+
+def test_limits_hold_to_the_tenth_of_a_millisecond_where_locust_rounds():
+    """p95 of 100 samples is the 95th; Locust keeps response times from 100 ms in steps of 10 ms."""
+    kept_us, missed_us = ([100_000] * 94 + [at_limit_us] * 6 for at_limit_us in (199_900, 200_100))
+    limit = threshold.parse("p95_ms < 200")
+    outcomes = []
+    for service_us in (kept_us, missed_us):
+        (verdict,) = threshold.evaluate([limit], summary.metrics(summarise(steady(service_us))), "day40")
+        outcomes.append((verdict.observed.value, verdict.outcome))
+    assert outcomes == [(199.9, "pass"), (200.1, "fail")]
+    times_ms = json.dumps([[us / 1000 for us in service_us] for service_us in (kept_us, missed_us)])
+    locust = subprocess.run(
+        [sys.executable, "-c", ROUNDED], input=times_ms, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert [float(line) for line in locust.stdout.split()] == [200, 200]
 
 
 @given(
@@ -181,6 +218,134 @@ def test_several_runs_combine():
     assert summary.combine(runs[:1], "closed", 200, 1) == summary.summarise(
         runs[0].samples, runs[0].endpoints, OUTCOMES, runs[0].phases, "closed", 200, 1
     )
+
+
+def test_arrivals_of_an_open_load():
+    late_us = round(summary.LATE_AFTER_MS * 1000)
+    rows = [
+        *steady([1000] * 7),
+        (10_000_000, late_us, 1000, 0, 0),  # on the limit: in time
+        (10_000_000, late_us + 1, 1000, 1, 2),  # late, and failed as well
+        (9_999_999, 9_000_000, 1000, 0, 0),  # due in the warm-up
+    ]
+    result = summarise(rows, load="open", dropped={"a": 2, "b": 1})
+    assert result.arrivals == ArrivalStats(due=12, late=1, dropped=3, late_after_ms=50)
+    found = summary.metrics(result)
+    late, dropped = found["late_arrival_ratio"], found["dropped_arrival_ratio"]
+    assert set(late) == set(dropped) == {None}
+    assert (late[None].value, late[None].count) == (1 / 12, 12)
+    assert (dropped[None].value, dropped[None].count) == (3 / 12, 12)
+    assert 0 < dropped[None].low < 0.25 < dropped[None].high < 1
+    # a dropped arrival is no request
+    assert (result.pooled.requests, result.pooled.failures) == (9, 1)
+
+
+@pytest.mark.parametrize(
+    ("load", "dropped"),
+    [("closed", {}), ("stages", {}), ("open", None)],
+    ids=["closed", "stages", "what was dropped is not known"],
+)
+def test_without_a_schedule_or_its_end_nothing_is_said_of_arrivals(load, dropped):
+    result = summarise(steady([1000] * 9), load=load, dropped=dropped)
+    found = summary.metrics(result)
+    assert result.arrivals is found["late_arrival_ratio"][None] is found["dropped_arrival_ratio"][None] is None
+    (verdict,) = threshold.evaluate([threshold.parse("dropped_arrival_ratio <= 0")], found, "day40")
+    assert verdict.outcome == "no_data"
+
+
+def test_arrivals_of_several_runs_add_up():
+    runs = [dataclasses.replace(run(steady([1000] * 40), i), dropped={"a": i}) for i in range(3)]
+    assert summary.combine(runs, "open", 200, 1).arrivals == ArrivalStats(123, 0, 3, 50)
+    runs[1] = dataclasses.replace(runs[1], dropped=None)
+    assert summary.combine(runs, "open", 200, 1).arrivals is None
+    nothing_due = summary.summarise(samples([]), (), OUTCOMES, STEADY, "open", 200, 1, {})
+    assert summary.metrics(nothing_due)["dropped_arrival_ratio"] == {None: None}
+
+
+@given(latencies, st.integers(0, 20))
+@settings(max_examples=20, deadline=None)
+def test_without_intervals_nothing_else_differs(values, faults):
+    rows = samples(steady(values) + steady([1] * faults, endpoint=1, outcome=1) + [(1, 2, 3, 1, 0)])
+    one = summary.RunSamples(rows, ("a", "b"), OUTCOMES, STEADY)
+    quick, full = (summary.combine([one], "closed", 200, 1, intervals=wanted) for wanted in (False, True))
+    assert quick == without_intervals(full)
+
+
+def without_intervals(result):
+    def bare(latency):
+        if latency is None:
+            return None
+        found = {name: getattr(latency, name) for name in ("p50_ms", "p90_ms", "p95_ms", "p99_ms")}
+        return dataclasses.replace(
+            latency, **{name: one and dataclasses.replace(one, low=None, high=None) for name, one in found.items()}
+        )
+
+    def plain(row):
+        return dataclasses.replace(row, latency=bare(row.latency), service=bare(row.service))
+
+    return dataclasses.replace(result, pooled=plain(result.pooled), endpoints=tuple(map(plain, result.endpoints)))
+
+
+def test_without_intervals_nothing_is_resampled(monkeypatch):
+    monkeypatch.setattr(summary, "bootstrap_percentiles", None)
+    one = summary.RunSamples(samples(steady([1000] * 99)), ("a",), OUTCOMES, STEADY)
+    assert summary.combine([one], "closed", 200, 1, intervals=False).pooled.latency.p50_ms.value == 1
+    with pytest.raises(TypeError):
+        summary.combine([one], "closed", 200, 1)
+
+
+def live(rows):
+    """Samples of a run that has not come to its end."""
+    return summary.RunSamples(samples(rows), ("a", "b"), OUTCOMES, dataclasses.replace(STEADY, steady_end_us=None))
+
+
+def test_recent_samples_are_those_that_ended_in_the_window():
+    rows = [
+        (9_999_999, 0, 2_000_000, 0, 0),  # due in the warm-up
+        (10_000_000, 1_000_000, 999_999, 0, 0),  # ended at 11.999999
+        (10_000_000, 1_500_000, 500_000, 0, 0),  # ended at 12: the first
+        (13_000_000, 0, 999_999, 1, 1),  # ended at 13.999999: the last
+        (13_000_000, 0, 1_000_000, 1, 0),  # ended at 14
+    ]
+    found = summary.recent(live(rows), "closed", 14_000_000, 2_000_000, 200)
+    assert (found["requests"][None].value, found["throughput_rps"][None].value) == (2, 1)
+    assert (found["max_ms"][None].value, found["failure_ratio"]["b"].value) == (2000, 1)
+    # of stages the start counts too
+    found = summary.recent(live(rows), "stages", 12_000_000, 2_000_000, 200)
+    assert found["requests"] == {None: Estimate(2, None, None, 2), "a": Estimate(2, None, None, 2)}
+
+
+def test_nothing_is_known_of_a_window_before_the_steady_state():
+    rows = steady([1000] * 100)
+    assert summary.recent(live(rows), "closed", 12_000_000, 2_000_001, 200) == {}
+    assert summary.recent(live(rows), "open", 12_000_000, 2_000_000, 200)["p50_ms"][None].value == 1
+    not_begun = dataclasses.replace(live(rows), phases=Phases("", 0, None, None, None))
+    assert summary.recent(not_begun, "closed", 12_000_000, 1_000, 200) == {}
+
+
+def test_a_server_that_stopped_answering_breaks_a_limit_on_throughput():
+    found = summary.recent(live(steady([1000] * 50)), "closed", 60_000_000, 5_000_000, 200)
+    limits = [threshold.parse(text) for text in ("throughput_rps > 1", "p95_ms < 200")]
+    assert [one.outcome for one in threshold.evaluate(limits, found, "day40")] == ["fail", "no_data"]
+
+
+def test_what_is_judged_over_a_window_comes_from_samples():
+    found = summary.recent(live(steady([1000] * 200)), "closed", 40_000_000, 30_000_000, 200)
+    for name in threshold.METRICS:
+        if threshold.on_samples(threshold.parse(f"{name} < 1")):
+            assert found[name][None] is not None
+
+
+def test_large_samples_are_resampled_less_often(monkeypatch):
+    drawn = []
+    coverage = summary._coverage
+    monkeypatch.setattr(summary, "_coverage", lambda rng, rows, *rest: drawn.append(rows) or coverage(rng, rows, *rest))
+    monkeypatch.setattr(summary, "RESAMPLES", 1000)
+    monkeypatch.setattr(summary, "_MOST_DRAWN", 30_000)
+    for n, expected in ((10, 1000), (100, 300), (1000, 200)):
+        drawn.clear()
+        summary.bootstrap_percentiles([np.arange(float(n))], np.array([n]), 5, [1])
+        assert sum(drawn) == expected
 
 
 def test_blocks_never_cross_a_run():
@@ -265,8 +430,12 @@ def test_metrics_name_every_endpoint_and_the_pool():
         "late_ratio",
         "throughput_rps",
         "requests",
+        "late_arrival_ratio",
+        "dropped_arrival_ratio",
     }
-    assert all(set(row) == {None, "a", "b"} for row in found.values())
+    assert all(
+        set(row) == ({None, "a", "b"} if threshold.METRICS[name].names else {None}) for name, row in found.items()
+    )
     assert found["p95_ms"]["a"].value == 5
     assert found["p95_ms"]["b"] is None
     assert (found["mean_ms"]["b"].value, found["requests"]["b"].value, found["max_ms"]["b"].value) == (7, 10, 7)

@@ -74,6 +74,7 @@ def test_grammar(text, metric, selector, op, limit):
         ('p95_ms["*"] < 200', '"*" is no name'),
         ('p95_ms["\\q"] < 200', "is no quoted name"),
         ("buffer_hit_pct[*] > 95", '"buffer_hit_pct" takes no selector; leave out [*]'),
+        ("dropped_arrival_ratio[*] <= 0", '"dropped_arrival_ratio" takes no selector; leave out [*]'),
         ("", "does not read as METRIC"),
         ("< 200", "does not read as METRIC"),
     ],
@@ -166,6 +167,15 @@ def test_confidence_stands_beside_and_fails_only_when_strict(text, observed, con
     assert verdict.outcome == ("fail" if observed.value > 200 else "pass")
     strict = one(text, metrics, strict=True)
     assert (strict.outcome, strict.confidence) == (strict_outcome, confidence)
+
+
+def test_limits_on_samples_are_those_that_a_window_can_judge():
+    of_windows = {name for name in threshold.METRICS if threshold.on_samples(threshold.parse(f"{name} < 1"))}
+    assert of_windows == {
+        *("p50_ms", "p90_ms", "p95_ms", "p99_ms", "mean_ms", "max_ms"),
+        *("failure_ratio", "late_ratio", "throughput_rps"),
+    }
+    assert threshold.on_samples(threshold.parse("p95_ms[*] < 200"))
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))

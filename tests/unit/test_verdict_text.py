@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import threshold, verdict_text
-from harness.model import Estimate, Verdict
+from harness.model import ArrivalStats, Estimate, Verdict
 
 NASTY = 'a|b `c` <script>"&\x00\n*d*'
 VERDICTS = (
@@ -70,6 +70,35 @@ def test_junit():
     assert cases[1][0].get("message").startswith("observed 250.0 ms, interval 190.0 ms – 300.0 ms, 90 samples")
 
 
+ARRIVALS = ArrivalStats(due=3000, late=12, dropped=1, late_after_ms=50.0)
+
+
+def test_a_run_that_was_ended_early_says_so_first():
+    aborted = "p95_ms < 200 over the last 30 s:\n250.0 ms"
+    lines = verdict_text.markdown("x", VERDICTS, ["lost"], aborted).splitlines()
+    assert lines[2:5] == ["**INVALID**: lost", r"**ENDED EARLY**: p95\_ms \< 200 over the last 30 s: 250.0 ms", ""]
+    assert "EARLY" not in verdict_text.markdown("x", VERDICTS)
+    suite = ElementTree.fromstring(verdict_text.junit_xml("x", VERDICTS, (), aborted))
+    assert (suite.get("tests"), suite.get("failures"), len(suite)) == ("7", "2", 7)
+    assert [(case.get("name"), [child.tag for child in case]) for case in suite][:2] == [
+        ("the run is valid", []),
+        ("the run came to its end", ["failure"]),
+    ]
+
+
+def test_arrivals_of_an_open_load():
+    said = "3,000 arrivals due, of which 12 started more than 50 ms late and 1 never started"
+    assert verdict_text.arrivals_text(ARRIVALS) == said
+    assert said in verdict_text.markdown("x", VERDICTS, arrivals=ARRIVALS).splitlines()
+    suite = ElementTree.fromstring(verdict_text.junit_xml("x", VERDICTS, arrivals=ARRIVALS))
+    assert {one.get("name"): one.get("value") for one in suite.find("properties")} == {
+        "arrivals_due": "3000",
+        "arrivals_late": "12",
+        "arrivals_dropped": "1",
+    }
+    assert suite[0].tag == "properties"
+
+
 def test_a_valid_run_without_thresholds_is_one_passing_case():
     suite = ElementTree.fromstring(verdict_text.junit_xml("x", ()))
     assert (suite.get("tests"), suite.get("errors"), len(suite), len(suite[0])) == ("1", "0", 1, 0)
@@ -79,6 +108,6 @@ def test_a_valid_run_without_thresholds_is_one_passing_case():
 @settings(deadline=None)
 def test_any_name_gives_well_formed_text(name):
     verdicts = [dataclasses.replace(VERDICTS[1], endpoint=name or "x")]
-    assert len(ElementTree.fromstring(verdict_text.junit_xml(name, verdicts, [name]))) == 2
-    table = verdict_text.markdown(name, verdicts, [name]).splitlines()[-1]
+    assert len(ElementTree.fromstring(verdict_text.junit_xml(name, verdicts, [name], name))) == 3
+    table = verdict_text.markdown(name, verdicts, [name], name).splitlines()[-1]
     assert table.replace("\\\\", "").replace("\\|", "").count("|") == 1 + len(verdict_text.COLUMNS)

@@ -1,177 +1,140 @@
-"""What replies amount to, and that nothing is sent twice."""
+"""Templates write what a direct encoding would, say their length, and show no secret."""
 
-import contextlib
-import socket
-import threading
-import xmlrpc.client
-from collections.abc import Callable, Iterator
+import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness import wire
 from harness.errors import InputError
-from harness.wire import Connection, Reply, Request
+from harness.wire import Hole, Slot, Template
 
-TRACEBACK = """Traceback (most recent call last):
-  File "/odoo/models.py", line 1, in call
-    return 1 / 0
-ValueError: before
-
-During handling of the above exception, another exception occurred:
-
-Traceback (most recent call last):
-  File "/odoo/sql_db.py", line 2, in execute
-    self._obj.execute(query)
-psycopg2.errors.UndefinedColumn: column "x" does not exist
-LINE 1: SELECT x
-        ^
-"""
+ANY = re.compile(b"")
 
 
-def fault(code: object, text: str) -> bytes:
-    return xmlrpc.client.dumps(xmlrpc.client.Fault(code, text), methodresponse=True).encode()
+def template(document: object, target: wire.Parts = (b"POST /x",), cookie: str = "c") -> Template:
+    headers = {"Host": "h", "Cookie": [b"sid=", Hole("cookie", wire.cookie_value)]}
+    body = None if document is None else wire.json_parts(document)
+    made = wire.http_template("api POST /x", target, headers, body, keep_alive=True, expect=ANY, check=None)
+    return made.bind({"cookie": cookie})
 
 
-ROWS = xmlrpc.client.dumps(([{"id": 1}],), methodresponse=True).encode()
-NO_ROWS = xmlrpc.client.dumps(([],), methodresponse=True).encode()
+def test_a_message_is_written_in_full() -> None:
+    request = template({"id": Slot("id"), "of": [Slot("id"), "é"]}).fill({"id": 17})
+    body = b'{"id":17,"of":[17,"\\u00e9"]}'
+    assert request.message == (
+        b"POST /x HTTP/1.1\r\nHost: h\r\nCookie: sid=c\r\nUser-Agent: dairyperf\r\nAccept-Encoding: identity\r\n"
+        b"Connection: keep-alive\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    assert (request.endpoint, request.expect, request.check, request.values) == ("api POST /x", ANY, None, {"id": 17})
+
+
+def test_without_a_body_there_is_no_length() -> None:
+    message = template(None, [b"GET /x/", Hole("id", wire.json_value)]).fill({"id": 17}).message
+    assert message.startswith(b"GET /x/17 HTTP/1.1\r\n")
+    assert message.endswith(b"Connection: keep-alive\r\n\r\n")
+    assert b"Content-Length" not in message
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(fixed=VALUES, first=VALUES, second=VALUES)
+def test_filling_equals_encoding_the_values_in_place(fixed: object, first: object, second: object) -> None:
+    slotted = {"fixed": fixed, "first": Slot("first"), "deep": [[Slot("sécond \"'")], fixed, Slot("first")]}
+    in_place = {"fixed": fixed, "first": first, "deep": [[second], fixed, first]}
+    message = template(slotted).fill({"first": first, "sécond \"'": second}).message
+    assert message == template(in_place).fill({}).message
+    head, _, body = message.partition(b"\r\n\r\n")
+    assert head.endswith(b"\r\nContent-Length: %d" % len(body))
+    assert json.loads(body) == in_place
+
+
+def test_a_value_that_looks_like_a_mark_stays_one() -> None:
+    text = wire.mark(Slot("a"))
+    message = template([Slot("a"), Slot("b")]).fill({"a": text, "b": "x"}).message
+    assert json.loads(message.partition(b"\r\n\r\n")[2]) == [text, "x"]
+
+
+@pytest.mark.parametrize("values", [{}, {"a": 1}, {"a": 1, "b": 2, "c": 3}, {"a": 1, "c": 3}])
+def test_every_slot_has_one_value(values: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"^api POST /x: .*'a', 'b'"):
+        template([Slot("a"), Slot("b")]).fill(values)
 
 
 @pytest.mark.parametrize(
-    ("reply", "outcome"),
-    [
-        (Reply(None, 200, ROWS), "ok"),
-        (Reply(None, 200, NO_ROWS), "unexpected"),
-        (Reply(None, 200, ROWS[:-10]), "body"),
-        (Reply(None, 200, b""), "body"),
-        (Reply(None, 503, ROWS), "http:503"),
-        (Reply("timeout", 0, b""), "timeout"),
-        (Reply(None, 200, fault(1, TRACEBACK)), "fault:1:UndefinedColumn"),
-        (Reply(None, 200, fault(1, "something else happened")), "fault:1:Exception"),
-        (Reply(None, 200, fault(1, "cannot marshal None")), "fault:1:Exception"),
-        (Reply(None, 200, fault(2, "Cow 17 is not yours")), "fault:2:UserError"),
-        (Reply(None, 200, fault(3, "Access Denied")), "fault:3:AccessDenied"),
-        (Reply(None, 200, fault(4, "You are not allowed")), "fault:4:AccessError"),
-        (Reply(None, 200, fault(99, "Cow 17: no")), "fault:99:Exception"),
-        (Reply(None, 200, fault("warning -- Cow 17", "text")), "fault"),
-        (Reply(None, 200, fault(1, "x")[:-40]), "body"),
-    ],
+    "value",
+    [float("nan"), float("inf"), b"bytes", {1, 2}, {1: "one"}, Slot("b"), [Slot("b")], [[object()]], [float("-inf")]],
 )
-def test_odoo_outcome(reply: Reply, outcome: str) -> None:
-    assert wire.odoo_outcome(reply, b"<struct>") == outcome
+def test_what_cannot_be_written_names_endpoint_and_slot(value: object) -> None:
+    with pytest.raises(InputError, match=r"^api POST /x: slot 'a': .*; "):
+        template([Slot("a")]).fill({"a": value})
+    with pytest.raises(InputError, match=r"^here: .*; "), wire.encoding("here"):
+        wire.plain(["fixed", {"a": value}])
+
+
+def test_some_slots_are_bound_for_good_and_not_shown() -> None:
+    bound = template([Slot("a"), Slot("b")]).bind({"a": "secret"})
+    request = bound.fill({"b": 2})
+    assert request.message.endswith(b'["secret",2]')
+    assert request.values == {"b": 2}
+    assert "secret" not in repr(bound) + repr(request)
+    with pytest.raises(InputError, match="no slot 'c'"):
+        bound.bind({"c": 1})
+
+
+@pytest.mark.parametrize("cookie", ["", "a b", "a;b", "a\r\nX: 1", "é", 7, None])
+def test_a_cookie_cannot_break_the_head_nor_show_in_the_complaint(cookie: str) -> None:
+    with pytest.raises(InputError, match=r"^api POST /x: slot 'cookie': not a cookie's value; "):
+        template({}, cookie=cookie)
+
+
+@pytest.mark.parametrize("value", ["", "a\r\nX: 1", "key\n", "é"])
+def test_a_header_cannot_break_the_head_nor_show_in_the_complaint(value: str) -> None:
+    with (
+        pytest.raises(InputError, match=r"^here: header X-Key is empty or not printable ASCII; [a-z ]+$"),
+        wire.encoding("here"),
+    ):
+        wire.http_template("here", [b"GET /"], {"X-Key": value}, None, keep_alive=True, expect=ANY, check=None)
 
 
 @pytest.mark.parametrize(
-    ("reply", "outcome"),
+    ("body", "whole"),
     [
-        (Reply(None, 200, b'{"items":[{"id":1}]}'), "ok"),
-        (Reply(None, 201, b'{"id":1}'), "ok"),
-        (Reply(None, 200, b'{"items":[]}'), "unexpected"),
-        (Reply(None, 200, b'{"id":1'), "body"),
-        (Reply(None, 200, b"<html>"), "body"),
-        (Reply(None, 500, b'{"id":1}'), "http:500"),
-        (Reply("reset", 0, b""), "reset"),
+        (b"", False),
+        (b"{}", True),
+        (b'{"a":1', False),
+        (b"[1]", True),
+        (b"[1}", False),
+        (b'"a"', True),
+        (b'"', False),
+        (b"true", True),
+        (b"null", True),
+        (b"tru", False),
+        (b"-1.5e+3", True),
+        (b"<html></html>", False),
     ],
 )
-def test_api_outcome(reply: Reply, outcome: str) -> None:
-    assert wire.api_outcome(reply, b'"id":') == outcome
-
-
-def test_requests_carry_their_parameters_and_show_no_secret() -> None:
-    call = wire.xmlrpc_request("odoo m.read", "object", "execute_kw", ("db", 2, "pässword", "m", "read", [[1]]), b"x")
-    assert xmlrpc.client.loads(call.body)[0] == ("db", 2, "pässword", "m", "read", [[1]])
-    assert call.path == "/xmlrpc/2/object"
-    get = wire.api_request("GET", "/a/{tag}", "key", b"x", path={"tag": "SD 1"}, query={"q": "milk fever"})
-    assert (get.endpoint, get.path) == ("api GET /a/{tag}", "/a/SD%201?q=milk+fever")
-    assert get.headers["X-API-Key"] == "key"
-    assert "word" not in repr(call)
-    assert "key" not in repr(get)
-
-
-@contextlib.contextmanager
-def server(answer: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[bytes]]]:
-    """Hands each connection to `answer` after its first request came in; yields the URL and the requests seen."""
-    seen: list[bytes] = []
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection, contextlib.suppress(OSError):
-                while chunk := connection.recv(65536):
-                    seen.append(chunk)
-                    answer(connection)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", seen
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(5)
-
-
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    connection.close()
-
-
-GET = Request("api GET /x", "GET", "/x", b"")
-OK_REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+def test_is_whole_json(body: bytes, whole: bool) -> None:
+    assert wire.is_whole_json(body) is whole
 
 
 @pytest.mark.parametrize(
-    ("answer", "failure"),
+    ("name", "found"),
     [
-        (lambda c: c.sendall(OK_REPLY), None),
-        (lambda c: c.sendall(OK_REPLY[:-1]) or c.shutdown(socket.SHUT_RDWR), "short"),
-        (lambda c: c.sendall(b"HTTP/1.0 200 OK\r\n\r\n{}") or c.shutdown(socket.SHUT_RDWR), None),
-        (lambda c: c.shutdown(socket.SHUT_RDWR), "reset"),
-        (reset, "reset"),
-        (lambda c: c.sendall(b"nonsense\r\n\r\n"), "protocol"),
-        (lambda c: None, "timeout"),
+        ("odoo.exceptions.AccessError", "AccessError"),
+        ("KeyError", "KeyError"),
+        ("Cow 17 is not yours", None),
+        ("x." + "A" * 61, None),
+        ("", None),
+        (None, None),
     ],
 )
-def test_whatever_happens_is_named_and_sent_once(answer: Callable[[socket.socket], None], failure: str | None) -> None:
-    with server(answer) as (url, seen):
-        connection = Connection(url, keep_alive=True, timeout_s=0.3)
-        reply = connection.exchange(GET)
-        connection.close()
-        assert reply.failure == failure
-        assert len(seen) == 1
-
-
-def test_connections_are_kept_or_not_and_replaced_when_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    ports: list[int] = []
-
-    def answer(connection: socket.socket) -> None:
-        ports.append(connection.getpeername()[1])
-        connection.sendall(OK_REPLY)
-
-    with server(answer) as (url, _seen):
-        kept = Connection(url, keep_alive=True)
-        assert [kept.exchange(GET).body for _ in range(2)] == [b"{}", b"{}"]
-        assert ports[0] == ports[1]
-        monkeypatch.setattr(wire, "KEEP_ALIVE_S", 0.0)
-        kept.exchange(GET)
-        assert ports[2] != ports[1]
-        kept.close()
-        single = Connection(url, keep_alive=False)
-        single.exchange(GET)
-        single.exchange(GET)
-        assert len(set(ports[3:])) == 2
-
-
-def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    assert Connection(url, keep_alive=False).exchange(GET).failure == "connect"
-
-
-@pytest.mark.parametrize("url", ["127.0.0.1:8069", "ftp://x", "http://", "http://no-such-host.invalid"])
-def test_a_bad_address_is_refused(url: str) -> None:
-    with pytest.raises(InputError):
-        Connection(url, keep_alive=False)
+def test_exception_class(name: object, found: str | None) -> None:
+    assert wire.exception_class(name) == found

@@ -1,0 +1,118 @@
+"""A worker of Locust: generates load when its master says so, and reports every second."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import gevent
+import locust.runners
+from gevent.event import Event
+from gevent.queue import Queue
+from pydantic import TypeAdapter
+
+from harness import scenario
+from harness.errors import HarnessError, StackError
+from harness.locust_plugin import clock, crew
+from harness.locust_plugin.farm import Farm
+from harness.locust_plugin.generator import Generator
+from harness.model import StackAddresses
+
+_CLOCK_EXCHANGES = 9
+_BEGIN_TIMEOUT_S = 60.0
+
+log = logging.getLogger("dairyperf")
+
+
+class Worker:
+    """What users of a worker find at `environment.dairyperf`."""
+
+    def __init__(self, environment: Any) -> None:
+        options = environment.parsed_options
+        self._secrets_file: str | None = options.secrets
+        self._runner = environment.runner
+        self._generator: Generator | None = None
+        self._clock_error_us = 0
+        self._answers: Queue[tuple[int, int, int]] = Queue()
+        self._ready = Event()
+        locust.runners.WORKER_REPORT_INTERVAL = crew.REPORT_INTERVAL_S
+        for name, listener in (
+            (crew.BEGIN, self._on_begin),
+            (crew.ARRIVE, self._on_arrive),
+            (crew.CLOSE, self._on_close),
+            (crew.CLOCK, self._on_clock),
+        ):
+            self._runner.register_message(name, listener)
+        environment.events.report_to_master.add_listener(self._on_report)
+        environment.events.quitting.add_listener(self._on_quitting)
+
+    @property
+    def generator(self) -> Generator:
+        """Waits for the master's word. StackError when it does not come, or cannot be followed."""
+        self._ready.wait(_BEGIN_TIMEOUT_S)
+        if self._generator is None:
+            raise StackError("worker: its master did not say what to do, or it could not be done; see the log")
+        return self._generator
+
+    def _on_begin(self, msg: Any, **_: object) -> None:
+        """Answers come through the greenlet that calls this, hence another one for the work."""
+        if self._generator is not None:
+            self._generator.stop()
+        self._generator = None
+        self._ready.clear()
+        gevent.spawn(self._begin, msg.data)
+
+    def _begin(self, order: Mapping[str, Any]) -> None:
+        try:
+            farm = Farm(
+                scenario.from_json(order["scenario"]),
+                TypeAdapter(StackAddresses).validate_python(order["addresses"]),
+                {uid: tuple((number, tag) for number, tag in seen) for uid, seen in order["visible"].items()},
+                self._secrets_file,
+            )
+            offset_us = 0
+            if clock.boot_id() != order["boot_id"]:
+                offset_us, self._clock_error_us = self._measure_clock()
+                log.info("clock: %d µs from the master's, at most %d µs wrong", offset_us, self._clock_error_us)
+            clock_us = order["origin_us"] + offset_us
+            self._generator = Generator(farm, clock_us, order["worker"], order["workers"])
+        except HarnessError as error:
+            log.error("%s", error)
+            self._runner.send_message(crew.FAILED, {"error": str(error), "exit_code": error.exit_code})
+        finally:
+            self._ready.set()
+
+    def _measure_clock(self) -> tuple[int, int]:
+        exchanges = []
+        for _ in range(_CLOCK_EXCHANGES):
+            self._runner.send_message(crew.CLOCK, {"sent_us": clock.now_us()})
+            exchanges.append(self._answers.get(timeout=_BEGIN_TIMEOUT_S))
+        return clock.offset_us(exchanges)
+
+    def _on_clock(self, msg: Any, **_: object) -> None:
+        self._answers.put((msg.data["sent_us"], msg.data["master_us"], clock.now_us()))
+
+    def _on_arrive(self, msg: Any, **_: object) -> None:
+        self.generator.arrive_from(msg.data["at_us"])
+
+    def _on_close(self, msg: Any, **_: object) -> None:
+        if self._generator is None:
+            return
+        if msg.data["at_us"] is None:
+            self._generator.close()
+        else:
+            self._generator.close_at(msg.data["at_us"])
+
+    def _report(self) -> dict[str, Any]:
+        return {**self.generator.report(), "clock_error_us": self._clock_error_us}
+
+    def _on_report(self, client_id: str, data: dict[str, Any], **_: object) -> None:
+        # in the same message as Locust's own counts, so that both tell of the same moment
+        if self._generator is not None:
+            data[crew.REPORT] = self._report()
+
+    def _on_quitting(self, environment: Any, **_: object) -> None:
+        environment.process_exit_code = 0  # the master's counts
+        if self._generator is not None:
+            self._runner.send_message(crew.LEAVE, self._report())
