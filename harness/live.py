@@ -25,8 +25,6 @@ from harness.summary import SAMPLE_DTYPE, RunSamples, Samples
 SETTLED_S = 3.0
 # Of all time, what answers may take at most: the process that answers also takes the probes, once a second.
 BUSY_RATIO = 0.1
-# The specification's limit for every endpoint, as at the end of the run.
-LATE_LIMIT_MS = 200.0
 
 NOT_COUNTING = "the steady state has not begun"
 NOT_SETTLED = f"the steady state has just begun; figures come {SETTLED_S:g} s later"
@@ -143,7 +141,7 @@ class Live:
         if end_us - window_us < steady.start_us or (steady.end_us is not None and end_us > steady.end_us):
             return None
         samples = self._samples(self._tail.read(), steady.start_us, steady.end_us)
-        recent = summary.recent(samples, asked.load, end_us, window_us, LATE_LIMIT_MS)
+        recent = summary.recent(samples, asked.load, end_us, window_us, summary.LATE_LIMIT_MS)
         limits = [limit for limit in asked.thresholds if threshold.on_samples(limit)]
         for verdict in threshold.evaluate(limits, recent, self._meta.profile):
             if verdict.outcome == "fail":
@@ -172,7 +170,7 @@ class Live:
             return _told(samples=len(rows), reason=fault or NOT_SETTLED)
         asked = self._meta.scenario
         samples = self._samples(rows[rows["scheduled_us"] < at_us], steady.start_us, at_us, dropped)
-        measured = summary.combine([samples], asked.load, LATE_LIMIT_MS, asked.seed, intervals=False)
+        measured = summary.combine([samples], asked.load, summary.LATE_LIMIT_MS, asked.seed, intervals=False)
         of_servers, servers_at_us = self._of_servers(steady, rows, samples.endpoints, settled_us)
         metrics: Metrics = {**summary.metrics(measured), **of_servers}
         # not strict: intervals, which it asks for, are worked out at the end only

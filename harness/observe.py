@@ -6,6 +6,7 @@ Run by `harness.locust_plugin` as `python -m harness.observe RUN_DIR`, with JSON
     in   {"event": "steady", "at_us": …, "end_us": …}          the steady state begins (its end, if known): snapshot
          {"event": "live", "dropped": {endpoint: n}}           somebody looks: judge what was measured so far; dropped:
                                                                arrivals of an open load, may be left out
+         {"event": "broken", "reason": …}                      the load cannot be trusted, and ended before its time
          {"event": "drained", "phases": {…}, "counts": {…}, "aborted": …, "reasons": […], "warnings": […]}
                                                                no request is under way: snapshot. counts as in RunMeta;
                                                                aborted: the limit that ended the load early, or null;
@@ -64,10 +65,8 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
     origin_us = time.monotonic_ns() // 1000
     origin_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     _say({"event": "ready", "origin_monotonic_us": origin_us})
-    live = Live(
-        run, meta, origin_us, lambda: probe.snapshot(addresses), lambda: time.monotonic_ns() // 1000 - origin_us
-    )
     with probe.Probes(addresses, load_generator=[os.getppid()]) as probes:
+        live = Live(run, meta, origin_us, probes.snapshot, lambda: time.monotonic_ns() // 1000 - origin_us)
         aborted = False
 
         def sample() -> None:
@@ -86,6 +85,8 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
                     live.count_from(message["at_us"], message.get("end_us"), before)
                 case "live":
                     _say({"event": "live", **live.answer(message.get("dropped"))})
+                case "broken":
+                    raise RunInvalid(message["reason"])
                 case "drained":
                     drained = message
                     break

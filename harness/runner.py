@@ -29,9 +29,6 @@ from harness.model import Metrics, Profile, RunMeta, RunResult, Scenario, Server
 from harness.rundir import RunDir
 from harness.summary import RunSamples
 
-# The specification's limit for every endpoint; late_ratio counts what is slower.
-LATE_LIMIT_MS = 200.0
-
 Say = Callable[[str], None]
 
 
@@ -94,7 +91,7 @@ def run_into(directory: RunDir, asked: Scenario, profile: Profile, say: Say, wor
         asked.locustfile,
         directory.path,
         directory.log_path,
-        on_line=lambda line: say(f"{profile}: {line}") if _worth_showing(line) else None,
+        on_line=lambda line: say(f"{profile}: {_shown(line)}") if _worth_showing(line) else None,
         limit_s=load.timeout_s(asked),
         workers=workers,
     )
@@ -110,6 +107,11 @@ def run_into(directory: RunDir, asked: Scenario, profile: Profile, say: Say, wor
 
 def _worth_showing(line: str) -> bool:
     return "dairyperf" in line or "ERROR" in line
+
+
+def _shown(line: str) -> str:
+    """Our own lines without time and place of Locust's log, which `say` has of its own."""
+    return line.partition("INFO/dairyperf: ")[2] or line
 
 
 def open_run(path: Path) -> RunDir:
@@ -205,7 +207,7 @@ def read(directory: RunDir) -> Evidence:
 
 def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
     """One run, or all runs of a profile taken together: their samples pooled, their counters summed, then judged."""
-    measured = summary.combine([one.samples for one in runs], asked.load, LATE_LIMIT_MS, asked.seed)
+    measured = summary.combine([one.samples for one in runs], asked.load, summary.LATE_LIMIT_MS, asked.seed)
     server_delta = servers.combine([one.servers for one in runs])
     requests: Counter[str] = Counter()
     for one in runs:

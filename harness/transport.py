@@ -91,7 +91,8 @@ class Connection:
         if timer is None:
             # one timer for all exchanges: a gevent.Timeout for each costs 4 µs, starting and stopping this one 0.4
             timer = self._timer = get_hub().loop.timer(self._timeout_s)
-        timer.start(getcurrent().throw, _Expired)
+        # update: or the time would count from when the loop last looked at its clock
+        timer.start(getcurrent().throw, _Expired, update=True)
         try:
             self._send(message)
             status, head, body, stays_open, excess = read_reply(self._receive)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from locust import task
 
+from fixtures.answers import api_checks, written
 from harness.api_calls import Route
 from harness.locust_plugin import ApiUser
 from harness.wire import Request, Slot
@@ -11,13 +12,27 @@ from harness.wire import Request, Slot
 ROW = b'"id":'
 PAGE = 50
 
-ANIMAL_BY_TAG = Route("GET", "/api/v1/animals/{tag_number}", expect=ROW)
-DAILY_REPORT = Route("GET", "/api/v1/milk-production/daily", query={"date": Slot("date")}, expect=b'"morning"')
-MILK_HISTORY = Route("GET", "/api/v1/milk-production/{animal_id}/history", expect=ROW)
-ANIMALS = Route("GET", "/api/v1/animals", query={"limit": PAGE, "offset": Slot("offset")}, expect=ROW)
-SEARCH = Route("GET", "/api/v1/animals/search", query={"q": Slot("q")}, expect=ROW)
-HEALTH_SEARCH = Route("GET", "/api/v1/health-records/search", query={"diagnosis": Slot("diagnosis")}, expect=ROW)
-PENDING_TREATMENTS = Route("GET", "/api/v1/health-records/pending", expect=ROW)
+ANIMAL_BY_TAG = Route("GET", "/api/v1/animals/{tag_number}", expect=ROW, check=api_checks.animal_by_tag)
+DAILY_REPORT = Route(
+    "GET",
+    "/api/v1/milk-production/daily",
+    query={"date": Slot("date")},
+    expect=b'"morning"',
+    check=api_checks.daily_report,
+)
+MILK_HISTORY = Route("GET", "/api/v1/milk-production/{animal_id}/history", expect=ROW, check=api_checks.milk_history)
+ANIMALS = Route(
+    "GET", "/api/v1/animals", query={"limit": PAGE, "offset": Slot("offset")}, expect=ROW, check=api_checks.animals
+)
+SEARCH = Route("GET", "/api/v1/animals/search", query={"q": Slot("q")}, expect=ROW, check=api_checks.search)
+HEALTH_SEARCH = Route(
+    "GET",
+    "/api/v1/health-records/search",
+    query={"diagnosis": Slot("diagnosis")},
+    expect=ROW,
+    check=api_checks.health_search,
+)
+PENDING_TREATMENTS = Route("GET", "/api/v1/health-records/pending", expect=ROW, check=api_checks.pending_treatments)
 ENTER_MILK = Route(
     "POST",
     "/api/v1/milk-production",
@@ -29,11 +44,18 @@ ENTER_MILK = Route(
         "fat_percentage": Slot("fat_percentage"),
     },
     expect=ROW,
+    check=api_checks.enter_milk,
 )
-BREEDING_SCHEDULE = Route("GET", "/api/v1/breeding/schedule", expect=ROW)
-STOCK_MOVEMENTS = Route("GET", "/api/v1/inventory/movements", query={"product_id": Slot("product_id")}, expect=ROW)
-OPEN_ORDERS = Route("GET", "/api/v1/orders/open", expect=ROW)
-DB_METRICS = Route("GET", "/api/v1/monitoring/db-metrics", expect=b'"daily_milk_litres":')
+BREEDING_SCHEDULE = Route("GET", "/api/v1/breeding/schedule", expect=ROW, check=api_checks.breeding_schedule)
+STOCK_MOVEMENTS = Route(
+    "GET",
+    "/api/v1/inventory/movements",
+    query={"product_id": Slot("product_id")},
+    expect=ROW,
+    check=api_checks.stock_movements,
+)
+OPEN_ORDERS = Route("GET", "/api/v1/orders/open", expect=ROW, check=api_checks.open_orders)
+DB_METRICS = Route("GET", "/api/v1/monitoring/db-metrics", expect=b'"daily_milk_litres":', check=api_checks.db_metrics)
 
 
 class AppUser(ApiUser):
@@ -72,8 +94,8 @@ class AppUser(ApiUser):
             animal_id=self.random.choice(self.inputs.lactating_ids),
             day=self.inputs.as_of.isoformat(),
             shift=self.random.choice(self.inputs.shifts),
-            quantity_litres=self.random.randint(200, 900) / 100,
-            fat_percentage=self.random.randint(320, 480) / 100,
+            quantity_litres=self.random.randint(*written.CENTILITRES) / 100,
+            fat_percentage=self.random.randint(*written.FAT_HUNDREDTHS_PCT) / 100,
         )
 
     @task(3)

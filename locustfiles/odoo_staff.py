@@ -3,10 +3,9 @@ K6 script."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from locust import task
 
+from fixtures.answers import odoo_checks, written
 from harness.locust_plugin import OdooUser, roles
 from harness.odoo_calls import Call, Expect, Text
 from harness.wire import Request, Slot
@@ -21,6 +20,7 @@ MILK_OF_THE_DAY = Call(
     },
     case="day",
     expect=Expect.ROWS,
+    check=odoo_checks.milk_of_the_day,
 )
 ACTIVE_ANIMALS = Call(
     "farm.animal",
@@ -28,6 +28,7 @@ ACTIVE_ANIMALS = Call(
     {"domain": [["status", "=", "active"]], "fields": ["name", "tag_number", "breed"]},
     case="active",
     expect=Expect.ROWS,
+    check=odoo_checks.active_animals,
 )
 ANIMAL_BY_TAG = Call(
     "farm.animal",
@@ -39,8 +40,15 @@ ANIMAL_BY_TAG = Call(
     },
     case="tag",
     expect=Expect.ROWS,
+    check=odoo_checks.animal_by_tag,
 )
-DAILY_REPORT = Call("farm.milk_production", "daily_report", {"date": Slot("date")}, expect=Text("morning"))
+DAILY_REPORT = Call(
+    "farm.milk_production",
+    "daily_report",
+    {"date": Slot("date")},
+    expect=Text("morning"),
+    check=odoo_checks.daily_report,
+)
 MILK_HISTORY = Call(
     "farm.milk_production",
     "search_read",
@@ -52,6 +60,7 @@ MILK_HISTORY = Call(
     },
     case="animal",
     expect=Expect.ROWS,
+    check=odoo_checks.milk_history,
 )
 ENTER_MILK = Call(
     "farm.milk_production",
@@ -66,9 +75,15 @@ ENTER_MILK = Call(
         }
     },
     expect=Expect.NEW_ID,
+    check=odoo_checks.enter_milk,
 )
 ENTER_WEIGHT = Call(
-    "farm.animal", "write", {"vals": {"weight_kg": Slot("weight_kg")}}, ids=[Slot("animal_id")], expect=Expect.TRUE
+    "farm.animal",
+    "write",
+    {"vals": {"weight_kg": Slot("weight_kg")}},
+    ids=[Slot("animal_id")],
+    expect=Expect.TRUE,
+    check=odoo_checks.enter_weight,
 )
 ENTER_TREATMENT = Call(
     "farm.health_record",
@@ -83,6 +98,7 @@ ENTER_TREATMENT = Call(
         }
     },
     expect=Expect.NEW_ID,
+    check=odoo_checks.enter_treatment,
 )
 
 # What the accounts' groups may do: the worker milks and treats, the auditor reads.
@@ -122,15 +138,17 @@ class Staff(OdooUser):
             animal_id=self.random.choice(self.lactating_ids),
             day=self.inputs.as_of.isoformat(),
             shift=self.random.choice(self.inputs.shifts),
-            quantity_litres=self.random.randint(200, 900) / 100,
-            fat_percentage=self.random.randint(320, 480) / 100,
+            quantity_litres=self.random.randint(*written.CENTILITRES) / 100,
+            fat_percentage=self.random.randint(*written.FAT_HUNDREDTHS_PCT) / 100,
         )
 
     @task(4)
     @roles(MANAGER)
     def enter_weight(self) -> Request:
         animal_id, _tag = self.random.choice(self.animals)
-        return self.request(ENTER_WEIGHT, animal_id=animal_id, weight_kg=self.random.randint(2500, 6000) / 10)
+        return self.request(
+            ENTER_WEIGHT, animal_id=animal_id, weight_kg=self.random.randint(*written.WEIGHT_TENTHS_KG) / 10
+        )
 
     @task(3)
     @roles(MANAGER, WORKER)
@@ -142,5 +160,5 @@ class Staff(OdooUser):
             day=self.inputs.as_of.isoformat(),
             diagnosis=self.random.choice(self.inputs.diagnoses),
             severity=self.random.choice(self.inputs.severities),
-            scheduled_date=(self.inputs.as_of + timedelta(days=7)).isoformat(),
+            scheduled_date=(self.inputs.as_of + written.TREATED_AFTER).isoformat(),
         )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from fixtures import herd
-from fixtures.herd.answers import Answers
+from fixtures.answers.seeded import Answers
 from harness import wire
 from harness.api_calls import Api
 from harness.errors import StackError
@@ -48,6 +47,9 @@ class Farm:
         self.scenario = asked
         self.addresses = addresses
         self.inputs = herd.inputs(addresses.herd, addresses.seed, date.fromisoformat(addresses.as_of))
+        # what the seed says that calls return; made now, as it takes a moment in which nothing else would go on
+        self.answers = Answers(addresses.herd, addresses.seed, self.inputs.as_of)
+        self.answers.prepare()
         self._secrets = _read_secrets(secrets_file or addresses.secrets_file)
         self.visible = visible or {account.uid: self._active_animals(account) for account in addresses.accounts}
         lactating = frozenset(self.inputs.lactating_ids)
@@ -61,11 +63,6 @@ class Farm:
                     f"odoo: {account.login} sees no animal that is milked on {addresses.as_of}; check its sections in "
                     "core.user_section_assignment"
                 )
-
-    @cached_property
-    def answers(self) -> Answers:
-        """What the seed says that calls return; made when the first reply is checked."""
-        return Answers(self.addresses.herd, self.addresses.seed, self.inputs.as_of)
 
     def xmlrpc(self, account: Account) -> XmlRpc:
         return XmlRpc(self._odoo_host, self.addresses.database, account.uid, self.password(account))

@@ -100,9 +100,9 @@ def shown(status: Mapping[str, Any]) -> dict[str, Any]:
                 "outcome": one["outcome"],
                 "cells": [
                     one["text"],
-                    one["endpoint"] or "all together",
-                    UNKNOWN if one["observed"] is None else one["shown"],
                     verdict_text.OUTCOME_TEXT[one["outcome"]],
+                    UNKNOWN if one["observed"] is None else one["shown"],
+                    one["endpoint"] or "all together",
                 ],
             }
             for one in verdicts

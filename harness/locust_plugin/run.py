@@ -294,15 +294,20 @@ class Run:
         now = time.monotonic()
         if self.state == "counting" and now - self._live_asked_at >= _LIVE_EVERY_S:
             self._live_asked_at = now
-            self._observer.send({"event": "live"})
+            self._observer.send({"event": "live", "dropped": self._files.counts()["dropped"]})
         return {
-            "state": self.state,
+            "state": self._state_text(),
             "live": self._observer.live,
             "generator": self._generator_health(),
             "run_dir": str(self.run_dir),
             "exit_code": self.exit_code,
             "error": "; ".join([*([str(self.fault)] if self.fault else []), *self._reasons]) or None,
         }
+
+    def _state_text(self) -> str:
+        if self.state != "counting" or self._steady_start_us is None:
+            return self.state
+        return f"counting {(self._now_us() - self._steady_start_us) / 1e6:.0f} s of {self.scenario.duration_s:g}"
 
     def _generator_health(self) -> dict[str, dict[str, float | None]]:
         return {name: member.health.summary() for name, member in self._crew.members.items()}
@@ -333,8 +338,9 @@ class Run:
         if self.fault is not None:
             raise self.fault
         if not self._complete:
-            reason = "; ".join(self._reasons)
-            raise RunInvalid(reason or "interrupted before the end of the steady state; run again")
+            reason = "; ".join(self._reasons) or "interrupted before the end of the steady state; run again"
+            self._observer.send({"event": "broken", "reason": reason})
+            raise RunInvalid(reason)
         self.state = "judging"
         self._observer.send(
             {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from functools import cached_property
 from random import Random
@@ -258,7 +258,6 @@ class OdooWebUser(OdooUser):
 
     abstract = True
     protocol: odoo_web.WebRpc
-    dashboard: Sequence[Call] = ()
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -266,6 +265,10 @@ class OdooWebUser(OdooUser):
 
     def speak(self) -> odoo_web.WebRpc:
         return self.farm.web()
+
+    def dashboard(self) -> Iterable[tuple[Call, Mapping[str, object]]]:
+        """What one poll asks for, with the values of the slots."""
+        raise NotImplementedError
 
     def turn(self) -> Turn:
         if not self._polls:
@@ -286,7 +289,7 @@ class OdooWebUser(OdooUser):
         session = odoo_web.session_id(welcome.head)
         if self.outcome == wire.OK and session is not None:
             cookie = {odoo_web.SESSION: session}
-            self._polls = [self.protocol.encode(call).bind(cookie).fill({}) for call in self.dashboard]
+            self._polls = [self.protocol.encode(call).bind(cookie).fill(values) for call, values in self.dashboard()]
 
 
 class ApiUser(DairyUser):

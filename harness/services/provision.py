@@ -39,6 +39,8 @@ DEBIAN_PACKAGES = (
     *("redis-server", "redis-tools", "libatomic1", "libjemalloc2", "liblzf1"),
 )
 ODOO_PACKAGE = "odoo-19"
+# The last number grows with what `odoo.prune` removes, so that no cache keeps a tree of an earlier rule.
+ODOO_PART = "parts/odoo-19-2"
 ODOO_SUITE = "sid"  # the only Debian suite that has Odoo 19
 ODOO_LOCK = Path(__file__).parents[2] / "fixtures/services/odoo/requirements.lock"
 
@@ -311,7 +313,7 @@ def _odoo(root: Path, say: Say, source: Path | None) -> Path:
     if source is not None:
         odoo.release(source)  # raises InputError when it is no Odoo 19
         return source
-    folder = root / "parts/odoo-19"
+    folder = root / ODOO_PART
     if not folder.exists():
         say("fetching Odoo 19 (123 MB)")
         ways_on = "give a checkout of Odoo 19.0 with --odoo-source DIR"

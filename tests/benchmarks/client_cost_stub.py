@@ -13,7 +13,13 @@ import xmlrpc.client
 
 def search_read_reply(size_bytes: int) -> bytes:
     """A whole <methodResponse> of exactly this size (from 310 bytes on), as Odoo writes a list of records."""
-    row = {"id": 17, "tag_number": "SD-0017", "status": "active", "breed_id": [3, "Holstein"], "birth_date": "2021-03-04"}
+    row = {
+        "id": 17,
+        "tag_number": "SD-0017",
+        "status": "active",
+        "breed_id": [3, "Holstein"],
+        "birth_date": "2021-03-04",
+    }
     small = {"id": 17}
     rows: list[dict[str, object]] = [{**small, "name": ""}]
     for extra in (row, small):

@@ -1,18 +1,25 @@
-"""One client of client_cost.py in a process of its own: `client_cost_user.py CLIENT URL KEEP_ALIVE USERS REQUESTS`.
+"""One client of client_cost.py within Locust, in a process of its own.
+
+client_cost_user.py CLIENT URL KEEP_ALIVE USERS REQUESTS BODY_FILE [PROFILE_FILE]
 
 Its users share the requests evenly, send them one after the other without a pause, and the process ends after the
-last reply. Locust's are ordinary users of an ordinary local runner, which calls one task per request.
+last reply. They are ordinary users of an ordinary local runner, which calls one task per request.
 """
 
 # Locust first: it patches the standard library, and what is imported before keeps the unpatched one.
 import locust  # isort: skip
 
+import dataclasses
 import json
+import resource
+import signal
 import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,25 +31,23 @@ from locust.exception import StopUser
 from locust.user.users import HttpUser, User
 
 PATH = "/xmlrpc/2/object"
-CALL = ("farm", 2, "secret", "farm.animal", "search_read", [], {"domain": [["status", "=", "active"]], "limit": 80})
-BODY = xmlrpc.client.dumps(CALL, "execute_kw").encode()
+HEADERS = {"Content-Type": "text/xml"}
 
 
-def transport_alone(url: str, keep_alive: bool, users: int, requests: int) -> None:
-    """What the network costs dairyperf's user: its connection, without Locust, template, check and record."""
-    from harness.transport import Connection
+@dataclass(frozen=True)
+class Work:
+    """What a client has to do."""
 
-    host = url.removeprefix("http://")
-    head = f"POST {PATH} HTTP/1.1\r\nHost: {host}\r\nContent-Type: text/xml\r\nContent-Length: {len(BODY)}\r\n\r\n"
-    message = head.encode() + BODY
+    url: str
+    keep_alive: bool
+    users: int
+    requests: int
+    body: bytes
 
-    def use() -> None:
-        connection = Connection(url, keep_alive=keep_alive)
-        for _ in range(requests // users):
-            assert connection.exchange(message).status == 200
-        connection.close()
-
-    gevent.joinall([gevent.spawn(use) for _ in range(users)], raise_error=True)
+    @property
+    def share(self) -> int:
+        """Requests of each user."""
+        return self.requests // self.users
 
 
 def run(user_class: type[User], users: int, prepare: Callable[[Environment], None] = lambda _: None) -> None:
@@ -58,16 +63,12 @@ def run(user_class: type[User], users: int, prepare: Callable[[Environment], Non
     assert not runner.exceptions, runner.exceptions
 
 
-def dairyperf(url: str, keep_alive: bool, users: int, requests: int) -> None:
-    """THE PLACE WHERE THE FULL USER IS PLUGGED IN: an OdooXmlRpcUser that fills a template, sends, checks (one reply in
-    100 parsed in full), records, and fires Locust's event, in a load generator that is sampled and reports each second.
-    """
+def dairyperf(work: Work) -> None:
+    """The whole user, within a load generator that is watched and whose samples are written down every second."""
     from harness.locust_plugin import OdooXmlRpcUser
     from harness.locust_plugin.clock import now_us
     from harness.locust_plugin.crew import Alone
-    from harness.locust_plugin.farm import Farm
-    from harness.model import Account, Scenario, StackAddresses
-    from harness.odoo_calls import Call, Expect
+    from harness.odoo_calls import Call, Expect, XmlRpc
     from harness.recorder import Part, SampleFiles
     from harness.rundir import RunDir
     from harness.wire import Slot
@@ -81,7 +82,10 @@ def dairyperf(url: str, keep_alive: bool, users: int, requests: int) -> None:
     )
 
     class Reader(OdooXmlRpcUser):
-        left = requests // users
+        left = work.share
+
+        def speak(self) -> XmlRpc:
+            return dataclasses.replace(super().speak(), keep_alive=work.keep_alive)
 
         @locust.task
         def look(self) -> Any:
@@ -90,16 +94,42 @@ def dairyperf(url: str, keep_alive: bool, users: int, requests: int) -> None:
             self.left -= 1
             return self.request(call, offset=self.random.randrange(1000))
 
-    folder = Path(tempfile.mkdtemp(prefix="client-cost-"))
+    with tempfile.TemporaryDirectory() as folder, SampleFiles(RunDir(Path(folder))) as files:
+
+        def hear(name: str, report: Mapping[str, Any]) -> None:
+            files.append(name, Part.from_message(report["part"]))
+
+        crew = Alone(farm(work, Path(folder)), now_us(), hear)
+
+        def report_every_second() -> None:
+            while True:
+                gevent.sleep(1)
+                crew.collect()
+
+        def prepare(environment: Environment) -> None:
+            environment.dairyperf = SimpleNamespace(generator=crew.generator)
+            gevent.spawn(report_every_second)
+
+        run(Reader, work.users, prepare)
+        crew.collect()
+        crew.end()
+        assert files.counts()["recorded"] == {call.endpoint: work.requests}
+
+
+def farm(work: Work, folder: Path) -> Any:
+    """What such a user knows of a stack, with the stub for Odoo."""
+    from harness.locust_plugin.farm import Farm
+    from harness.model import Account, Scenario, StackAddresses
+
     secrets = folder / "secrets.json"
-    secrets.write_text(json.dumps({"odoo": {"reader": "secret"}, "odoo_keys": {}, "api_key": ""}))
+    secrets.write_text(json.dumps({"odoo": {"reader": "secret"}}))
     account = Account("reader", 2, "manager")
     asked = Scenario(
         name="client cost",
         description="",
         locustfile="",
         load="closed",
-        users=users,
+        users=work.users,
         spawn_rate_per_s=100,
         think_time_s=0,
         warmup_s=0,
@@ -110,8 +140,8 @@ def dairyperf(url: str, keep_alive: bool, users: int, requests: int) -> None:
     )
     addresses = StackAddresses(
         profile="day40",
-        odoo_url=url,
-        api_url=url,
+        odoo_url=work.url,
+        api_url=work.url,
         postgres_dsn="",
         admin_dsn="",
         pgbouncer_dsn=None,
@@ -129,28 +159,7 @@ def dairyperf(url: str, keep_alive: bool, users: int, requests: int) -> None:
         log_dir="",
         pids={},
     )
-    visible = {account.uid: tuple((number, f"SD-{number}") for number in range(1, 256))}
-
-    with SampleFiles(RunDir(folder)) as files:
-        crew = Alone(
-            Farm(asked, addresses, visible),
-            now_us(),
-            lambda name, report: files.append(name, Part.from_message(report["part"])),
-        )
-
-        def report_every_second() -> None:
-            while True:
-                gevent.sleep(1)
-                crew.collect()
-
-        def prepare(environment: Environment) -> None:
-            environment.dairyperf = SimpleNamespace(generator=crew.generator)
-            gevent.spawn(report_every_second)
-
-        run(Reader, users, prepare)
-        crew.collect()
-        assert files.counts()["recorded"] == {call.endpoint: requests}
-        crew.end()
+    return Farm(asked, addresses, {account.uid: tuple((number, f"SD-{number}") for number in range(1, 256))})
 
 
 class Shared(User):
@@ -170,41 +179,43 @@ class Shared(User):
         raise NotImplementedError
 
 
-def fast_http_user(url: str, keep_alive: bool, users: int, requests: int) -> None:
+def fast_http_user(work: Work) -> None:
     class Reader(Shared, FastHttpUser):
-        host = url
-        left = requests // users
+        host = work.url
+        left = work.share
 
         def call(self) -> None:
-            self.client.post(PATH, data=BODY, headers={"Content-Type": "text/xml"})
+            self.client.post(PATH, data=work.body, headers=HEADERS)
 
-    run(Reader, users)
+    run(Reader, work.users)
 
 
-def http_user(url: str, keep_alive: bool, users: int, requests: int) -> None:
+def http_user(work: Work) -> None:
     class Reader(Shared, HttpUser):
-        host = url
-        left = requests // users
+        host = work.url
+        left = work.share
 
         def call(self) -> None:
-            self.client.post(PATH, data=BODY, headers={"Content-Type": "text/xml"})
+            self.client.post(PATH, data=work.body, headers=HEADERS)
 
-    run(Reader, users)
+    run(Reader, work.users)
 
 
-def server_proxy(url: str, keep_alive: bool, users: int, requests: int) -> None:
+def server_proxy(work: Work) -> None:
     """The standard library's client, which encodes every call and parses every reply, fires Locust's event."""
 
+    parameters, _method = xmlrpc.client.loads(work.body)
+
     class Reader(Shared):
-        left = requests // users
+        left = work.share
 
         def on_start(self) -> None:
-            self.proxy = xmlrpc.client.ServerProxy(url + PATH)
+            self.proxy = xmlrpc.client.ServerProxy(work.url + PATH)
 
         def call(self) -> None:
             start_s, before_s, fault = time.time(), time.perf_counter(), None
             try:
-                self.proxy.execute_kw(*CALL)
+                self.proxy.execute_kw(*parameters)
             except xmlrpc.client.Fault as error:
                 fault = error
             self.environment.events.request.fire(
@@ -218,17 +229,46 @@ def server_proxy(url: str, keep_alive: bool, users: int, requests: int) -> None:
                 exception=fault,
             )
 
-    run(Reader, users)
+    run(Reader, work.users)
 
 
 CLIENTS = {
     "dairyperf": dairyperf,
-    "transport alone": transport_alone,
     "FastHttpUser": fast_http_user,
     "HttpUser": http_user,
     "xmlrpc.client": server_proxy,
 }
 
+
+def sampled(task: Callable[[], None], path: Path) -> None:
+    """Does the task; writes which lines the CPU was at, and how much of it was the kernel's, as JSON.
+
+    What a line calls in C counts as the line's own. Greenlets that switch would mislead a tracing profiler.
+    """
+    lines: Counter[tuple[str, int, str]] = Counter()
+
+    def sample(_signal: int, frame: Any) -> None:
+        code = frame.f_code
+        lines[code.co_filename, frame.f_lineno, code.co_qualname] += 1
+
+    signal.signal(signal.SIGPROF, sample)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
+    task()
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    seen = {
+        "user_s": after.ru_utime - before.ru_utime,
+        "system_s": after.ru_stime - before.ru_stime,
+        "lines": [[*line, count] for line, count in lines.most_common()],
+    }
+    path.write_text(json.dumps(seen))
+
+
 if __name__ == "__main__":
-    client, url, keep_alive, users, requests = sys.argv[1:]
-    CLIENTS[client](url, keep_alive == "1", int(users), int(requests))
+    name, url, keep_alive, users, requests, body_file, *profile = sys.argv[1:]
+    asked = Work(url, keep_alive == "1", int(users), int(requests), Path(body_file).read_bytes())
+    if profile:
+        sampled(lambda: CLIENTS[name](asked), Path(profile[0]))
+    else:
+        CLIENTS[name](asked)

@@ -12,9 +12,10 @@ import httpx
 import pytest
 
 from fixtures import herd
-from fixtures.herd import Inputs, api_checks, odoo_checks
-from fixtures.herd.answers import Answers
-from fixtures.herd.comparison import Check
+from fixtures.answers import api_checks, odoo_checks
+from fixtures.answers.comparison import Check
+from fixtures.answers.seeded import Answers
+from fixtures.herd import Inputs
 from harness import reset, wire
 from harness.model import Account, StackAddresses
 from harness.odoo_calls import Call, Expect, Json2, Text, XmlRpc
@@ -144,6 +145,7 @@ def test_answers(seeded: StackAddresses, secrets: dict[str, Any], known: tuple[I
                 complaints.append(f"{path} {values}: {complaint}")
 
     with httpx.Client(base_url=seeded.api_url, headers={"X-API-Key": secrets["api_key"]}, timeout=30) as client:
+        of_api(client)
         for account in seeded.accounts:
             xmlrpc = XmlRpc(host, seeded.database, account.uid, secrets["odoo"][account.login])
             json2 = Json2(host, seeded.database, secrets["odoo_keys"][account.login])
@@ -151,10 +153,10 @@ def test_answers(seeded: StackAddresses, secrets: dict[str, Any], known: tuple[I
             of_odoo(json2, account, odoo_reads(inputs, chosen))
             of_odoo(xmlrpc, account, odoo_writes(inputs, chosen, account.role))
             of_odoo(json2, account, odoo_writes(inputs, chosen, account.role))
-            of_api(client)
             milking = {"animal_id": chosen.choice(inputs.lactating_ids), "shift": "noon", "quantity_litres": 4.25}
             milking |= {"fat_percentage": 3.5, "production_date": seeded.as_of}
             reply = client.post("/api/v1/milk-production", json=milking)
             assert reply.status_code == 201
             assert api_checks.enter_milk(answers, {**milking, "day": seeded.as_of}, reply.json()) is None
+        of_api(client)
     assert not complaints, "\n".join(complaints)

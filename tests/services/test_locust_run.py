@@ -81,6 +81,20 @@ def test_failures_are_named_and_do_not_end_the_run(stage: Stage) -> None:
     assert counts["sent"] == counts["recorded"] == counts["locust"]
 
 
+def test_a_reply_that_the_seed_does_not_give_is_a_failure(stage: Stage) -> None:
+    code, output, run = stage.run(CLOSED.replace("thresholds", "check_one_in = 20\nthresholds"), STUB_CHECK="1")
+    assert code == 1, output
+    assert set(run.read_names()[1]) == {"ok", "wrong"}
+    counts = messages(run)[-1]["counts"]
+    assert counts["sent"] == counts["recorded"] == counts["locust"]
+    # of each endpoint the first, then every twentieth
+    assert counts["checked"] == {endpoint: -(-sent // 20) for endpoint, sent in counts["sent"].items()}
+    wrong = sum(counts["wrong"].values())
+    assert wrong > 10
+    assert wrong == np.count_nonzero(samples(run)["outcome"] == run.read_names()[1].index("wrong"))
+    assert "wrong reply to odoo farm.animal.search_read [tag]: " in output
+
+
 def test_a_ramp_of_stages_counts_everything(stage: Stage) -> None:
     ramp = CLOSED.split("users = 6")[0] + 'load = "stages"\nthink_time_s = 0.1\nthresholds = []\n'
     ramp += "".join(f"[[stages]]\nduration_s = 2\nusers = {users}\n" for users in (6, 6, 0))
@@ -116,6 +130,11 @@ def test_with_the_web_interface_every_start_is_a_run(stage: Stage) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     page = f"http://127.0.0.1:{port}"
+
+    def live(what: str) -> str | None:
+        text: str | None = httpx.get(f"{page}/dairyperf/live.json").json()[what]
+        return text
+
     process = stage.start(CLOSED, "--headful", "--web-host", "127.0.0.1", "--web-port", str(port))
     try:
         wait_for(lambda: reachable(page))
@@ -123,12 +142,12 @@ def test_with_the_web_interface_every_start_is_a_run(stage: Stage) -> None:
         assert httpx.post(f"{page}/swarm", data={"user_count": 6, "spawn_rate": 6}).json()["success"]
         wait_for(lambda: httpx.get(f"{page}/stats/requests").json()["total_rps"] > 0)
         assert not httpx.get(f"{page}/stats/requests").json()["errors"]
-        wait_for(lambda: httpx.get(f"{page}/dairyperf/live.json").json()["exit_code"] == 1)
+        wait_for(lambda: "exit code 1" in (live("result") or ""))
         wait_for(lambda: httpx.get(f"{page}/stats/requests").json()["state"] == "stopped")
         assert httpx.post(f"{page}/swarm", data={"user_count": 3, "spawn_rate": 6}).json()["success"]
         wait_for(lambda: len(list((stage.root / "runs").glob("*/messages.jsonl"))) == 2)
-        httpx.get(f"{page}/stop")
-        wait_for(lambda: "interrupted" in (httpx.get(f"{page}/dairyperf/live.json").json()["error"] or ""))
+        assert httpx.post(f"{page}/stop").json()["success"]
+        wait_for(lambda: "interrupted" in (live("error") or ""))
     finally:
         process.terminate()
         output, _ = process.communicate(timeout=60)

@@ -49,13 +49,19 @@ def test_status_names_every_address_and_no_secret(stack: StackAddresses, secrets
         "accounts",
         "passfile",
     } <= set(status)
-    known = [*secrets["odoo"].values(), secrets["api_key"], secrets["redis"]]
+    known = [*secrets["odoo"].values(), *secrets["odoo_keys"].values(), secrets["api_key"], secrets["redis"]]
     assert not [secret for secret in known if secret in done.stdout]
 
 
 def test_no_secret_in_a_process_list_or_a_log(stack: StackAddresses, secrets: dict[str, Any]) -> None:
     passwords = [line.rsplit(":", 1)[1] for line in Path(stack.passfile).read_text().splitlines()]
-    known = [*secrets["odoo"].values(), secrets["api_key"], secrets["redis"], *passwords]
+    known = [
+        *secrets["odoo"].values(),
+        *secrets["odoo_keys"].values(),
+        secrets["api_key"],
+        secrets["redis"],
+        *passwords,
+    ]
     for pid in stack.pids.values():
         process = psutil.Process(pid)
         text = " ".join([*process.cmdline(), *process.environ().values()])

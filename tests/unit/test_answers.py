@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fixtures.herd import DEFAULT_AS_OF, api_checks, generate, inputs, odoo_checks
-from fixtures.herd.answers import Answers
-from fixtures.herd.comparison import Between, Check, differences
+from fixtures.answers import api_checks, odoo_checks
+from fixtures.answers.comparison import Between, Check, differences
+from fixtures.answers.seeded import Answers
+from fixtures.herd import DEFAULT_AS_OF, generate, inputs
 
 HERD, SEED = 120, 42  # the smallest round herd that gives more than 100 milkings a day
 TODAY = DEFAULT_AS_OF.isoformat()
@@ -437,7 +438,8 @@ def test_rubbish_is_told_and_breaks_nothing(answers: Answers, name: str, data: s
     check, values, reply = replies(added=1)[name]
     path, rubbish = data.draw(st.sampled_from([(), *paths(reply)])), data.draw(JSON)
     complaint = check(answers, values, replaced(reply, path, rubbish))
-    assert complaint is not None or type(rubbish) in (int, float, type(None)) or rubbish == part_of(reply, path)
+    if name not in BOUNDED and type(rubbish) not in (int, float, type(None)):
+        assert complaint is not None or rubbish == part_of(reply, path)
 
 
 @pytest.mark.parametrize("name", LISTS)

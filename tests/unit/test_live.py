@@ -202,10 +202,6 @@ def test_at_the_end_it_says_what_the_judgement_says(run, load):
     assert said["reason"] is None
 
 
-def test_late_requests_have_the_same_limit_as_at_the_end():
-    assert live.LATE_LIMIT_MS == runner.LATE_LIMIT_MS
-
-
 def test_before_the_steady_state_it_counts_and_says_no_more(run):
     stage = Stage(run, meta())
     stage.add(rows([1, 2, 3]))

@@ -145,6 +145,7 @@ class Probes:
     def __enter__(self): return self
     def __exit__(self, *fault): pass
     def sample(self): return {"host.cpu_pct": 1.0}
+    def snapshot(self): return snapshot(at_s=time.monotonic())
 
 live.SETTLED_S = observe.SAMPLE_EVERY_S = 0.02
 observe.stack.read = lambda profile: None
