@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gevent
-import numpy as np
 from gevent.event import Event
 
 from harness import arrivals
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 _NO_END_US = 2**62
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrivals:
+    """An open load: its times from start_us, and how many users of this process share them."""
+
+    start_us: int
+    times_us: arrivals.Ints
+    users: int
+
+
 class Generator:
     """One of the run's load generators. Its reports hold everything that the run's directory needs of it."""
 
@@ -33,7 +42,7 @@ class Generator:
         self._worker, self._workers = worker, workers
         self._users: list[DairyUser] = []
         self._of_class: collections.Counter[str] = collections.Counter()
-        self._arrivals_us: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
+        self._arrivals: _Arrivals | None = None
         self._arriving = Event()
         self._closed_us = _NO_END_US
         self._broken: str | None = None
@@ -76,24 +85,25 @@ class Generator:
 
     def arrive_from(self, start_us: int) -> None:
         """Open load: arrivals begin at `start_us`, shared among the users that are here now."""
-        self._arrivals_us = start_us, arrivals.times_us(self.farm.scenario)
+        self._arrivals = _Arrivals(start_us, arrivals.times_us(self.farm.scenario), len(self._users))
         self._arriving.set()
 
     def arrivals_us(self, user: DairyUser) -> list[int]:
-        """When `user` has to send, from the origin; waits until arrivals begin. Empty when they never do."""
+        """When `user` has to send, from the origin; waits until arrivals begin. Empty when they never do, or began
+        before the user was there."""
         self._arriving.wait()
-        if self._arrivals_us is None:
+        place, due = self._users.index(user), self._arrivals
+        if due is None or place >= due.users:
             return []
-        start_us, times_us = self._arrivals_us
-        place, users = self._users.index(user), len(self._users)
-        own: list[int] = (start_us + arrivals.of_user(times_us, self._worker, self._workers, place, users)).tolist()
+        share_us = arrivals.of_user(due.times_us, self._worker, self._workers, place, due.users)
+        own: list[int] = (due.start_us + share_us).tolist()
         return own
 
     def drop(self, endpoint: str, due_us: int) -> None:
         """Open load: a request that was due, and was not sent before the end. The warm-up's do not count."""
-        if self._arrivals_us is None or due_us >= self._closed_us:
+        if self._arrivals is None or due_us >= self._closed_us:
             return
-        if due_us >= self._arrivals_us[0] + round(self.farm.scenario.warmup_s * 1e6):
+        if due_us >= self._arrivals.start_us + round(self.farm.scenario.warmup_s * 1e6):
             self.samples.count("dropped", self.samples.endpoint_id(endpoint))
 
     def breaks(self, reason: str) -> None:

@@ -111,6 +111,9 @@ class Run:
         self._began.set()
 
     def on_spawned(self, **_: object) -> None:
+        lost = any(member.lost for member in self._crew.members.values())
+        if self._spawned.is_set() and self.scenario.load != "stages" and not lost:
+            self._breaks("the number of users was changed in the middle of the run; start a new one instead")
         self._spawned.set()
 
     # --- the run's clock
@@ -153,7 +156,7 @@ class Run:
             self._count(self._now_us())
             return
         log.info("ramp-up: %d users at %g/s", asked.users, asked.spawn_rate_per_s)
-        if not self._spawned.wait(2 * load.ramp_up_s(asked) + _SPAWN_MARGIN_S) and not self.closed:
+        if not self._all_users_are_there() and not self.closed:
             self._breaks("not all users could be started; see the log")
         self.state = "warm-up"
         log.info("warm-up: %g s", asked.warmup_s)
@@ -166,6 +169,17 @@ class Run:
         self._wait_until(steady_us)
         if not self.closed:
             self._count(steady_us)
+
+    def _all_users_are_there(self) -> bool:
+        """Waits for it. Locust's master believes it before its workers have told."""
+        deadline = time.monotonic() + 2 * load.ramp_up_s(self.scenario) + _SPAWN_MARGIN_S
+        while not self.closed and time.monotonic() < deadline:
+            if self._spawned.wait(0.1):
+                self._crew.collect()
+                if sum(member.users for member in self._crew.members.values()) == self.scenario.users:
+                    return True
+                gevent.sleep(0.1)
+        return False
 
     def _count(self, start_us: int) -> None:
         """The steady state, from `start_us`, which is now."""
@@ -291,6 +305,8 @@ class Run:
 
     def live(self) -> dict[str, Any]:
         """How it stands, for the web page."""
+        if self.state in ("new", "resetting"):
+            return {"state": self.state, "run_dir": str(self.run_dir)}
         now = time.monotonic()
         if self.state == "counting" and now - self._live_asked_at >= _LIVE_EVERY_S:
             self._live_asked_at = now

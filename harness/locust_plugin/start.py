@@ -89,12 +89,13 @@ def _bind(environment: Any, asked: Scenario) -> None:
         raise InputError(
             f"{settings.expect_workers} workers for {asked.users} users: some would have none; use fewer workers"
         )
-    settings.num_users, settings.spawn_rate = asked.users, asked.spawn_rate_per_s
     settings.run_time = None  # Locust's would cut off the last replies
     environment.reset_stats = False  # its counts are compared with ours
     environment.stop_timeout = load.DRAIN_TIMEOUT_S
     if asked.load == "stages":
         environment.shape_class = Ramp(environment)
+    else:
+        settings.num_users, settings.spawn_rate = asked.users, asked.spawn_rate_per_s
 
 
 def _new_directory(environment: Any, asked: Scenario, profile: Profile) -> Path:
@@ -123,11 +124,15 @@ def _serve(environment: Any) -> None:
             )
             environment.dairyperf = run
             run.prepare()
-            run.on_test_start()
         except HarnessError as error:
             log.error("%s", error)
             fault.append(str(error))
             gevent.spawn(environment.runner.stop)
+        except gevent.GreenletExit:  # Locust's way to stop a start that is not through yet
+            fault.append("stopped while the stack was being reset")
+            raise
+        else:
+            run.on_test_start()
 
     def current() -> Run | None:
         return cast("Run | None", environment.dairyperf)
@@ -137,7 +142,7 @@ def _serve(environment: Any) -> None:
             run.on_spawned()
 
     def on_test_stopping(**_: object) -> None:
-        if (run := current()) is not None and run.state not in ("judged", "failed"):
+        if (run := current()) is not None and not fault and run.state not in ("judged", "failed"):
             run.interrupt()
 
     def on_quitting(**_: object) -> None:

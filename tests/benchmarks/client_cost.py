@@ -60,8 +60,8 @@ K6_SHA256 = {
 CALL = ("farm", 2, "secret", "farm.animal", "search_read", [], {"domain": [["status", "=", "active"]], "limit": 80})
 BODY = xmlrpc.client.dumps(CALL, "execute_kw").encode()
 CLIENT_TIMEOUT_S = 90.0
-ROUNDS, LIMIT_S = 3, 280.0
-QUICK_ROUNDS, QUICK_LIMIT_S, QUICK_SHARE = 1, 85.0, 0.5
+ROUNDS, LIMIT_S = 3, 285.0
+QUICK_ROUNDS, QUICK_LIMIT_S, QUICK_SHARE = 1, 85.0, 0.4
 SMALL_SHARE = 0.1  # of the requests of a client's second run, in its first one
 
 EXAMPLES = """examples:
@@ -85,9 +85,9 @@ CASES = (
     Case("close-0.5", 500, False),
     Case("close-42", 42_000, False),
 )
-# Requests of the longer run, by case: about one second of CPU each.
+# Requests of the longer run, by case: a second or two of CPU each; dairyperf takes that long to start up alone.
 REQUESTS: Mapping[str, tuple[int, int, int, int]] = {
-    "dairyperf": (15_000, 12_000, 6_000, 6_000),
+    "dairyperf": (30_000, 24_000, 12_000, 12_000),
     TRANSPORT: (30_000, 25_000, 8_000, 8_000),
     K6: (8_000, 5_000, 3_000, 3_000),
     "FastHttpUser": (6_000, 5_000, 2_500, 2_500),
@@ -405,7 +405,7 @@ def profile(case: Case, client: str, console: Console) -> None:
     console.print(lines, modules)
     console.print(
         f"{cpu_us:.1f} µs per request ({seen['user_s'] / requests * 1e6:.1f} user, "
-        f"{seen['system_s'] / requests * 1e6:.1f} system), start-up included; {samples} samples, "
+        f"{seen['system_s'] / requests * 1e6:.1f} system), without start-up; {samples} samples, "
         f"{requests:,} requests. What a line calls in C, system calls too, counts as its own."
     )
 

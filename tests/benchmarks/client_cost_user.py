@@ -50,16 +50,21 @@ class Work:
         return self.requests // self.users
 
 
+def before_load() -> None:
+    """Where a profile begins."""
+
+
 def run(user_class: type[User], users: int, prepare: Callable[[Environment], None] = lambda _: None) -> None:
     """Locust with this one user class, until all of its users have stopped."""
     environment = Environment(user_classes=[user_class])
     runner = environment.create_local_runner()
     prepare(environment)
+    before_load()
     runner.start(users, spawn_rate=100)
     runner.spawning_greenlet.join()
     runner.user_greenlets.join()
     runner.quit()
-    assert not environment.stats.errors, environment.stats.errors
+    assert not environment.stats.errors, [error.to_dict() for error in environment.stats.errors.values()]
     assert not runner.exceptions, runner.exceptions
 
 
@@ -151,7 +156,7 @@ def farm(work: Work, folder: Path) -> Any:
         passfile="",
         secrets_file=str(secrets),
         as_of="2026-06-30",
-        herd=255,
+        herd=20,
         seed=42,
         checksum="",
         counts={},
@@ -159,7 +164,7 @@ def farm(work: Work, folder: Path) -> Any:
         log_dir="",
         pids={},
     )
-    return Farm(asked, addresses, {account.uid: tuple((number, f"SD-{number}") for number in range(1, 256))})
+    return Farm(asked, addresses, {account.uid: tuple((number, f"SD-{number}") for number in range(1, 21))})
 
 
 class Shared(User):
@@ -240,35 +245,42 @@ CLIENTS = {
 }
 
 
-def sampled(task: Callable[[], None], path: Path) -> None:
-    """Does the task; writes which lines the CPU was at, and how much of it was the kernel's, as JSON.
+class Sampler:
+    """Which lines the CPU is at, from `begin` on. What a line calls in C, system calls too, counts as its own.
 
-    What a line calls in C counts as the line's own. Greenlets that switch would mislead a tracing profiler.
+    Greenlets that switch would mislead a tracing profiler.
     """
-    lines: Counter[tuple[str, int, str]] = Counter()
 
-    def sample(_signal: int, frame: Any) -> None:
+    def __init__(self) -> None:
+        self.lines: Counter[tuple[str, int, str]] = Counter()
+
+    def begin(self) -> None:
+        self.before = resource.getrusage(resource.RUSAGE_SELF)
+        signal.signal(signal.SIGPROF, self._sample)
+        signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
+
+    def end(self, path: Path) -> None:
+        """Writes what was seen as JSON."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        seen = {
+            "user_s": after.ru_utime - self.before.ru_utime,
+            "system_s": after.ru_stime - self.before.ru_stime,
+            "lines": [[*line, count] for line, count in self.lines.most_common()],
+        }
+        path.write_text(json.dumps(seen))
+
+    def _sample(self, _signal: int, frame: Any) -> None:
         code = frame.f_code
-        lines[code.co_filename, frame.f_lineno, code.co_qualname] += 1
-
-    signal.signal(signal.SIGPROF, sample)
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
-    task()
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    seen = {
-        "user_s": after.ru_utime - before.ru_utime,
-        "system_s": after.ru_stime - before.ru_stime,
-        "lines": [[*line, count] for line, count in lines.most_common()],
-    }
-    path.write_text(json.dumps(seen))
+        self.lines[code.co_filename, frame.f_lineno, code.co_qualname] += 1
 
 
 if __name__ == "__main__":
     name, url, keep_alive, users, requests, body_file, *profile = sys.argv[1:]
     asked = Work(url, keep_alive == "1", int(users), int(requests), Path(body_file).read_bytes())
+    sampler = Sampler()
     if profile:
-        sampled(lambda: CLIENTS[name](asked), Path(profile[0]))
-    else:
-        CLIENTS[name](asked)
+        before_load = sampler.begin
+    CLIENTS[name](asked)
+    if profile:
+        sampler.end(Path(profile[0]))

@@ -261,29 +261,14 @@ def test_a_server_that_says_it_closes_causes_no_reconnect(reply: bytes) -> None:
 
 
 def test_a_server_that_says_it_closes_may_close_first() -> None:
-    """Else the port would be lost to TIME_WAIT; the client follows by itself once the server did."""
-
-    def serve(peer: Peer) -> None:
-        peer.take()
-        peer.put(LAST_REPLY)
-        peer.socket.settimeout(0)
-        with pytest.raises(BlockingIOError):
-            peer.socket.recv(1)
-        peer.socket.settimeout(20)
-        peer.end()
-        assert not peer.take()
-
-    with serving(serve) as server, connected(server.url()) as connection:
-        assert connection.exchange(request()).failure is None
-        turn_until(lambda: server.peers[0].ended.is_set())
-
-
-def test_a_server_that_only_says_it_closes_is_left() -> None:
+    """Else the port would be lost to TIME_WAIT. A server that only says so is left all the same."""
     with serving(always(LAST_REPLY)) as server, connected(server.url()) as connection:
         for _ in range(5):
             assert connection.exchange(request()).failure is None
-        for peer in server.peers[:-1]:
+        for peer in server.peers[:3]:
             assert peer.ended.wait(20)
+        assert not any(peer.ended.is_set() for peer in server.peers[3:])
+    assert all(peer.ended.is_set() for peer in server.peers)
 
 
 def test_an_unwanted_connection_is_closed_although_the_server_would_keep_it() -> None:
@@ -368,6 +353,19 @@ def test_a_time_out_counts_from_the_request() -> None:
         while time.monotonic() < busy_until:
             pass
         assert connection.exchange(request()).failure is None
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_every_exchange_has_the_whole_time(keep_alive: bool) -> None:
+    """What earlier ones took of it does not count."""
+
+    def slow(peer: Peer) -> None:
+        while peer.take():
+            threading.Event().wait(0.15)
+            peer.put(REPLY)
+
+    with serving(slow) as server, connected(server.url(), keep_alive=keep_alive, timeout_s=1.0) as connection:
+        assert [connection.exchange(request()).failure for _ in range(8)] == [None] * 8
 
 
 def test_no_connection() -> None:
