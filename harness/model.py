@@ -99,7 +99,7 @@ class Scenario:
     pacing_s: float | None = None
     arrivals: Arrivals = "constant"
     steps: tuple[Step, ...] = ()
-    check_one_in: int = 100
+    check_one_in: int = 200
     abort_window_s: float | None = None
     may_lose_workers: bool = False
 

@@ -51,7 +51,7 @@ _KEYS: Mapping[str, _Key] = {
     "steps": _Key(list, "write [[steps]] tables with duration_s and rate_rps", default=()),
     "thresholds": _Key(list, "write a list of limits; [] judges nothing", required=True),
     "strict": _Key(bool, "write true or false", default=False),
-    "check_one_in": _Key(int, "write how many replies there are for each that is parsed in full", default=100, low=1),
+    "check_one_in": _Key(int, "write how many replies there are for each that is parsed in full", default=200, low=1),
     "abort_window_s": _Key(float, "write seconds as a number, such as 30", above=True),
     "may_lose_workers": _Key(bool, "write true or false", default=False),
 }

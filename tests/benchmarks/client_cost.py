@@ -6,7 +6,7 @@ two numbers of requests; the difference of their CPU (user + system, of the whol
 cost, so that starting up cancels out. Rounds are interleaved, their order is rotated, and the ratio to k6 is taken
 within each round, so that a busy machine meets all of them alike. The stub counts: no request is missing or sent twice.
 
-dairyperf's user does all that it does in a run: it fills a template, looks for faults, compares one reply in 100 in
+dairyperf's user does all that it does in a run: it fills a template, looks for faults, compares one reply in 200 in
 full, records every request and fires Locust's event. Its peers do less: FastHttpUser, HttpUser and k6 send a body that
 was encoded ahead and look at the status (k6 in a check); none looks for faults or keeps samples beyond its own
 statistics. xmlrpc.client encodes each call and parses each reply, as in Locust's example of such a user. The row

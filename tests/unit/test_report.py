@@ -344,7 +344,7 @@ def test_an_open_load_shows_nothing_of_the_users_that_criteria_ask_for():
 def test_what_the_load_generator_counted_of_itself():
     html = rendered("run")
     assert cells(html, "Replies compared with the seed") == [
-        f"33 of 3,315, about one in 100; wrong: 1 ({built.DAILY} 1)"
+        f"33 of 3,315, about one in 200; wrong: 1 ({built.DAILY} 1)"
     ]
     assert cells(html, "Connections, API") == [
         "25 opened, 1 of them to replace one that was to be kept; 683.6 KiB sent, 2.4 MiB received"

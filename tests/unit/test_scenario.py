@@ -79,7 +79,7 @@ def test_defaults():
     )
     assert (parsed.pacing_s, parsed.check_one_in, parsed.abort_window_s, parsed.may_lose_workers) == (
         None,
-        100,
+        200,
         None,
         False,
     )
