@@ -6,7 +6,7 @@ Run by `harness.locust_plugin` as `python -m harness.observe RUN_DIR`, with JSON
     in   {"event": "steady", "at_us": …, "end_us": …}          the steady state begins (its end, if known): snapshot
          {"event": "live", "dropped": {endpoint: n}}           somebody looks: judge what was measured so far; dropped:
                                                                arrivals of an open load, may be left out
-         {"event": "broken", "reason": …}                      the load cannot be trusted, and ended before its time
+         {"event": "broken", "reason": …, "exit_code": …}      the load cannot go on, or not be trusted
          {"event": "drained", "phases": {…}, "counts": {…}, "aborted": …, "reasons": […], "warnings": […]}
                                                                no request is under way: snapshot. counts as in RunMeta;
                                                                aborted: the limit that ended the load early, or null;
@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness import probe, reset, stack
-from harness.errors import HarnessError, RunInvalid
+from harness.errors import HarnessError, RunInvalid, StackError
 from harness.live import Live
 from harness.model import Phases, Profile, RunMeta, Scenario, StackAddresses
 from harness.rundir import RunDir
@@ -86,7 +86,8 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
                 case "live":
                     _say({"event": "live", **live.answer(message.get("dropped"))})
                 case "broken":
-                    raise RunInvalid(message["reason"])
+                    error = RunInvalid if message["exit_code"] == RunInvalid.exit_code else StackError
+                    raise error(message["reason"])
                 case "drained":
                     drained = message
                     break

@@ -17,7 +17,6 @@ from harness.odoo_calls import Call, Expect, positional
 from harness.wire import Hole, Reply, Request, Template
 
 # The slot of every template that holds the session's cookie; bound when the session is known.
-SESSION = "session_id"
 SESSION = "Cookie: session_id"
 _COOKIE: wire.Parts = [b"session_id=", Hole(SESSION, wire.cookie_value)]
 

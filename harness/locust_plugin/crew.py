@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gevent.queue import Empty, Queue
 from pydantic import TypeAdapter
 
 from harness import scenario
-from harness.errors import HarnessError, InputError
+from harness.errors import HarnessError, InputError, StackError
 from harness.locust_plugin import clock
 from harness.locust_plugin.farm import Farm
 from harness.locust_plugin.generator import Generator
@@ -19,13 +20,15 @@ from harness.locust_plugin.health import Record
 from harness.model import StackAddresses
 
 # Messages between master and workers; reports travel in Locust's own, under REPORT.
-BEGIN, ARRIVE, CLOSE, CLOCK, LEAVE, FAILED = (
-    f"dairyperf {word}" for word in ("begin", "arrive", "close", "clock", "leave", "failed")
+BEGIN, READY, FAILED, ARRIVE, CLOSE, CLOCK, LEAVE = (
+    f"dairyperf {word}" for word in ("begin", "ready", "failed", "arrive", "close", "clock", "leave")
 )
 REPORT = "dairyperf"
 REPORT_INTERVAL_S = 1.0
 # Locust's master calls a worker missing after 3 missed heartbeats of 1 s; ours come with the reports.
 LOST_AFTER_S = 5.0
+# What a worker needs before it can begin: the seed's answers, for a large herd some seconds of work.
+_READY_TIMEOUT_S = 120.0
 
 log = logging.getLogger("dairyperf")
 
@@ -39,19 +42,27 @@ class Member:
     name: str
     index: int
     heard_at: float = field(default_factory=time.monotonic)
-    users: int = 0
+    begun: bool = False
+    users: int = 0  # ever started
+    running: int = 0
+    single: bool = True  # a user sends one request, then waits
     drained: bool = False
-    lost: bool = False
+    lost: bool = False  # it was silent for too long, whatever came later
     connections: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     health: Record = field(default_factory=Record)
     clock_error_us: int = 0
 
     def hear(self, report: Mapping[str, Any]) -> None:
         self.heard_at = time.monotonic()
-        self.users, self.drained, self.lost = report["users"], report["drained"], False
+        self.users, self.running, self.drained = report["users"], report["running"], report["drained"]
+        self.single = report["single"]
         self.connections = report["connections"]
         self.health.add(report["health"])
         self.clock_error_us = report.get("clock_error_us", 0)
+
+    def is_done(self) -> bool:
+        """Whether nothing more is to be waited for."""
+        return self.drained or self.lost or not self.begun
 
     def silent(self) -> bool:
         return not self.drained and time.monotonic() - self.heard_at > LOST_AFTER_S
@@ -79,7 +90,7 @@ class Alone:
 
     def __init__(self, farm: Farm, origin_us: int, hear: Hear) -> None:
         self.generator = Generator(farm, origin_us)
-        self.members = {self.NAME: Member(self.NAME, 0)}
+        self.members = {self.NAME: Member(self.NAME, 0, begun=True)}
         self._hear = hear
         self.arrive_from = self.generator.arrive_from
         self.close_at = self.generator.close_at
@@ -105,22 +116,29 @@ class Workers:
         origin_us: int,
         hear: Hear,
         breaks: Callable[[str], None],
-        fails: Callable[[HarnessError], None],
+        run: str,
     ) -> None:
-        """breaks, fails: how the run learns that a worker left, joined too late, or cannot work."""
+        """breaks: how the run learns that a worker joined too late. run: its name, which reports repeat."""
         self._runner, self._events = environment.runner, environment.events
         self._farm, self._origin_us = farm, origin_us
-        self._hear, self._breaks, self._fails = hear, breaks, fails
+        self._hear, self._breaks, self._run = hear, breaks, run
         self.members: dict[str, Member] = {}
         self._names: dict[str, str] = {}  # by Locust's id of the worker
-        self._runner.register_message(CLOCK, self._on_clock)
-        self._runner.register_message(LEAVE, self._on_leave)
-        self._runner.register_message(FAILED, self._on_failed)
-        self._events.worker_report.add_listener(self._on_report)
-        self._events.worker_connect.add_listener(self._on_connect)
+        self._answers: Queue[tuple[str, HarnessError | None]] = Queue()
+        self._messages = {
+            READY: self._on_ready,
+            FAILED: self._on_failed,
+            CLOCK: self._on_clock,
+            LEAVE: self._on_leave,
+        }
 
     def begin(self) -> None:
-        """Tells every worker what to do; their first users come after this."""
+        """Tells every worker what to do and waits until all are ready; their first users come after this. Raises
+        HarnessError when one cannot."""
+        for name, listener in self._messages.items():
+            self._runner.register_message(name, listener)
+        self._events.worker_report.add_listener(self._on_report)
+        self._events.worker_connect.add_listener(self._on_connect)
         ids = sorted(client.id for client in self._runner.clients.ready)
         if self._farm.scenario.users < len(ids):
             raise InputError(
@@ -138,8 +156,24 @@ class Workers:
                 "boot_id": clock.boot_id(),
                 "worker": index,
                 "workers": len(ids),
+                "run": self._run,
             }
             self._runner.send_message(BEGIN, message, client_id)
+        waiting = set(self.members)
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while waiting:
+            try:
+                name, fault = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                raise StackError(
+                    f"{', '.join(sorted(waiting))}: not ready within {_READY_TIMEOUT_S:g} s; see the workers' logs"
+                ) from None
+            if fault is not None:
+                raise fault
+            waiting.discard(name)
+            self.members[name].begun = True
+        for member in self.members.values():
+            member.heard_at = time.monotonic()
 
     def arrive_from(self, start_us: int) -> None:
         self._runner.send_message(ARRIVE, {"at_us": start_us})
@@ -154,11 +188,16 @@ class Workers:
         pass
 
     def end(self) -> None:
+        if not self._names:  # it has not begun
+            return
+        for name in self._messages:
+            self._runner.custom_messages.pop(name, None)
         self._events.worker_report.remove_listener(self._on_report)
         self._events.worker_connect.remove_listener(self._on_connect)
 
     def _on_report(self, client_id: str, data: Mapping[str, Any], **_: object) -> None:
-        if REPORT in data and (name := self._names.get(client_id)) is not None:
+        # a report of an earlier run may come late
+        if data.get(REPORT, {}).get("run") == self._run and (name := self._names.get(client_id)) is not None:
             self._hear(name, data[REPORT])
 
     def _on_connect(self, client_id: str, **_: object) -> None:
@@ -172,10 +211,14 @@ class Workers:
 
     def _on_leave(self, msg: Any, **_: object) -> None:
         """A worker that was asked to end before the run did."""
-        if (name := self._names.get(msg.node_id)) is not None:
+        if msg.data["run"] == self._run and (name := self._names.get(msg.node_id)) is not None:
             self._hear(name, msg.data)
             self.members[name].heard_at = -LOST_AFTER_S
 
+    def _on_ready(self, msg: Any, **_: object) -> None:
+        self._answers.put((self._names[msg.node_id], None))
+
     def _on_failed(self, msg: Any, **_: object) -> None:
         kinds = {kind.exit_code: kind for kind in HarnessError.__subclasses__()}
-        self._fails(kinds[msg.data["exit_code"]](f"{self._names.get(msg.node_id, msg.node_id)}: {msg.data['error']}"))
+        name = self._names[msg.node_id]
+        self._answers.put((name, kinds[msg.data["exit_code"]](f"{name}: {msg.data['error']}")))

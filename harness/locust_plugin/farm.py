@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gevent.hub import get_hub
+
 from fixtures import herd
 from fixtures.answers.seeded import Answers
 from harness import wire
@@ -47,9 +49,9 @@ class Farm:
         self.scenario = asked
         self.addresses = addresses
         self.inputs = herd.inputs(addresses.herd, addresses.seed, date.fromisoformat(addresses.as_of))
-        # what the seed says that calls return; made now, as it takes a moment in which nothing else would go on
+        # what the seed says that calls return; made now, as it takes a moment
         self.answers = Answers(addresses.herd, addresses.seed, self.inputs.as_of)
-        self.answers.prepare()
+        get_hub().threadpool.apply(self.answers.prepare)  # heartbeats go on meanwhile
         self._secrets = _read_secrets(secrets_file or addresses.secrets_file)
         self.visible = visible or {account.uid: self._active_animals(account) for account in addresses.accounts}
         lactating = frozenset(self.inputs.lactating_ids)

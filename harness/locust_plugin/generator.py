@@ -41,7 +41,7 @@ class Generator:
         self._clock_us = clock_us
         self._worker, self._workers = worker, workers
         self._users: list[DairyUser] = []
-        self._of_class: collections.Counter[str] = collections.Counter()
+        self._made: collections.Counter[str] = collections.Counter()
         self._arrivals: _Arrivals | None = None
         self._arriving = Event()
         self._closed_us = _NO_END_US
@@ -74,14 +74,16 @@ class Generator:
 
     # --- users
 
-    def enter(self, user: DairyUser) -> tuple[int, int]:
+    def number(self, user: DairyUser) -> tuple[int, int]:
         """(number among all users of the run, number within the user's class), both unique over all processes."""
         name = type(user).__name__
-        place = len(self._users), self._of_class[name]
-        self._users.append(user)
-        self._of_class[name] += 1
-        number, ordinal = (self._worker + self._workers * own for own in place)
+        number, ordinal = (self._worker + self._workers * own for own in (self._made.total(), self._made[name]))
+        self._made[name] += 1
         return number, ordinal
+
+    def enter(self, user: DairyUser) -> None:
+        """A user that is made and about to work: Locust may end one that is still being made."""
+        self._users.append(user)
 
     def arrive_from(self, start_us: int) -> None:
         """Open load: arrivals begin at `start_us`, shared among the users that are here now."""
@@ -99,9 +101,13 @@ class Generator:
         own: list[int] = (due.start_us + share_us).tolist()
         return own
 
+    def is_over(self, due_us: int) -> bool:
+        """Whether a request that is due then will never be."""
+        return self.closed.is_set() and due_us >= self._closed_us
+
     def drop(self, endpoint: str, due_us: int) -> None:
         """Open load: a request that was due, and was not sent before the end. The warm-up's do not count."""
-        if self._arrivals is None or due_us >= self._closed_us:
+        if self._arrivals is None or self.is_over(due_us):
             return
         if due_us >= self._arrivals.start_us + round(self.farm.scenario.warmup_s * 1e6):
             self.samples.count("dropped", self.samples.endpoint_id(endpoint))
@@ -126,6 +132,8 @@ class Generator:
         return {
             "part": self.samples.take().to_message(),
             "users": len(self._users),
+            "running": sum(not user.ended for user in self._users),
+            "single": all(user.single_requests for user in self._users),
             "drained": drained,
             "broken": self._broken,
             "connections": {kind: dict(counts) for kind, counts in connections.items()},

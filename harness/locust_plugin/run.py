@@ -21,7 +21,7 @@ from locust.runners import MasterRunner
 from harness import CHECKOUT, load
 from harness.errors import HarnessError, RunInvalid, StackError
 from harness.locust_plugin import clock, health
-from harness.locust_plugin.crew import REPORT_INTERVAL_S, Alone, Crew, Workers
+from harness.locust_plugin.crew import LOST_AFTER_S, REPORT_INTERVAL_S, Alone, Crew, Workers
 from harness.locust_plugin.farm import Farm
 from harness.locust_plugin.generator import Generator
 from harness.locust_plugin.observer import Observer
@@ -60,6 +60,8 @@ class Run:
         self._judged = judged
         self._complete = False
         self._finishing = False
+        self._concluding = False
+        self._ended = Event()
         self._origin_us = 0
         self._steady_start_us: int | None = None
         self._steady_end_us: int | None = None
@@ -70,7 +72,7 @@ class Run:
         self._live_asked_at = 0.0
         self._files = SampleFiles(RunDir(run_dir))
         self._greenlets: list[gevent.Greenlet] = []
-        self._crew: Crew
+        self._crew: Crew | None = None
         self._observer: Observer
 
     # --- before the load
@@ -85,7 +87,8 @@ class Run:
             self._origin_us = int(self._observer.ready()["origin_monotonic_us"])
             farm = Farm(self.scenario, self._addresses)
             if isinstance(self._runner, MasterRunner):
-                self._crew = Workers(self._environment, farm, self._origin_us, self.hear, self._breaks, self._fails)
+                name = self.run_dir.name
+                self._crew = Workers(self._environment, farm, self._origin_us, self.hear, self._breaks, name)
             else:
                 self._crew = Alone(farm, self._origin_us, self.hear)
         except BaseException:
@@ -98,20 +101,26 @@ class Run:
     def generator(self) -> Generator:
         """Of this process, for its users."""
         if not isinstance(self._crew, Alone):
-            raise StackError("users: this process leads workers and has no users of its own")
+            raise StackError("users: this process has none of its own, or none yet")
         return self._crew.generator
 
+    @property
+    def crew(self) -> Crew:
+        if self._crew is None:
+            raise StackError("load: it is not ready yet")
+        return self._crew
+
     def on_test_start(self, **_: object) -> None:
-        self.state = "ramp-up"
         try:
-            self._crew.begin()
+            self.crew.begin()
         except HarnessError as fault:
             self._fails(fault)
+        self.state = "ramp-up"
         self._began_us = self._now_us()
         self._began.set()
 
     def on_spawned(self, **_: object) -> None:
-        lost = any(member.lost for member in self._crew.members.values())
+        lost = any(member.lost for member in self.crew.members.values())
         if self._spawned.is_set() and self.scenario.load != "stages" and not lost:
             self._breaks("the number of users was changed in the middle of the run; start a new one instead")
         self._spawned.set()
@@ -132,7 +141,8 @@ class Run:
     def interrupt(self) -> None:
         """No new request; what is under way is recorded."""
         self._closed.set()
-        self._crew.close()
+        if self._crew is not None:
+            self._crew.close()
 
     def _lead(self) -> None:
         """Leads through the run and ends Locust when the last reply is in."""
@@ -164,7 +174,7 @@ class Run:
         warm_us = max(self._now_us(), (self._began_us or 0) + round(load.ramp_up_s(asked) * 1e6))
         if asked.load == "open":
             warm_us += _ARRIVALS_AFTER_US
-            self._crew.arrive_from(warm_us)
+            self.crew.arrive_from(warm_us)
         steady_us = warm_us + round(asked.warmup_s * 1e6)
         self._wait_until(steady_us)
         if not self.closed:
@@ -175,8 +185,9 @@ class Run:
         deadline = time.monotonic() + 2 * load.ramp_up_s(self.scenario) + _SPAWN_MARGIN_S
         while not self.closed and time.monotonic() < deadline:
             if self._spawned.wait(0.1):
-                self._crew.collect()
-                if sum(member.users for member in self._crew.members.values()) == self.scenario.users:
+                self.crew.collect()
+                members = self.crew.members.values()
+                if sum(member.users for member in members) == self.scenario.users or any(m.lost for m in members):
                     return True
                 gevent.sleep(0.1)
         return False
@@ -185,7 +196,7 @@ class Run:
         """The steady state, from `start_us`, which is now."""
         end_us = start_us + round(self.scenario.duration_s * 1e6)
         self._steady_start_us = start_us
-        self._crew.close_at(end_us)
+        self.crew.close_at(end_us)
         self._observer.send({"event": "steady", "at_us": start_us, "end_us": end_us})
         self.state = "counting"
         log.info("counting: %g s", self.scenario.duration_s)
@@ -202,11 +213,11 @@ class Run:
     def _drain(self) -> None:
         """Until every reply is in and written down, or its time is over."""
         self._closed.set()
-        self._crew.close()
+        self.crew.close()
         deadline = time.monotonic() + load.DRAIN_TIMEOUT_S + 2 * REPORT_INTERVAL_S
         while time.monotonic() < deadline:
-            self._crew.collect()
-            if all(member.drained or member.lost for member in self._crew.members.values()):
+            self.crew.collect()
+            if all(member.is_done() for member in self.crew.members.values()):
                 return
             gevent.sleep(0.02)
         self._breaks("load generators were still busy when every request had timed out; see the log")
@@ -219,19 +230,23 @@ class Run:
             self._files.append(name, Part.from_message(report["part"]))
         except HarnessError as fault:
             self._fails(fault)
-        self._crew.members[name].hear(report)
-        if report["broken"] is not None:
+        self.crew.members[name].hear(report)
+        if report["broken"] is not None and report["broken"] not in self._reasons:
             self._breaks(report["broken"])
 
     def _collect(self) -> None:
         """Every second: keeps what was recorded, and notices who has fallen silent."""
-        while True:
-            gevent.sleep(REPORT_INTERVAL_S)
-            self._crew.collect()
-            for member in self._crew.members.values():
-                if self._began.is_set() and member.silent() and not member.lost:
-                    member.lost = True
-                    self._lose(member.name)
+        try:
+            while True:
+                gevent.sleep(REPORT_INTERVAL_S)
+                self.crew.collect()
+                for member in self.crew.members.values():
+                    if self._began.is_set() and member.silent() and not member.lost:
+                        member.lost = True
+                        self._lose(member.name)
+        except Exception as error:
+            log.exception("samples")
+            self._breaks(f"the collecting of samples broke: {type(error).__name__}; see the log")
 
     def _lose(self, name: str) -> None:
         most = self._missing_at_most(name)
@@ -240,29 +255,28 @@ class Run:
             if most is None
             else f"at most {most} of its requests are missing"
         )
-        if self.scenario.may_lose_workers:
+        left = [member for member in self.crew.members.values() if not member.lost]
+        if self.scenario.may_lose_workers and left:
             log.warning("%s", text)
             self._warnings.append(text)
-            # or Locust would hand its users to the others after a minute
-            self._runner.target_user_count = sum(
-                member.users for member in self._crew.members.values() if not member.lost
-            )
+            if self.scenario.load != "stages":
+                # or Locust would hand its users to the others after a minute
+                self._runner.target_user_count = sum(member.running for member in left)
         else:
             self._breaks(f"{text}; see its log, and run again (a scenario may say may_lose_workers = true)")
 
     def _missing_at_most(self, name: str) -> int | None:
         """Requests of a lost worker that are in no sample: those under way at its last report, and those that it can
-        have sent until the next report was due (twice that time, as reports are late under load)."""
-        asked, members = self.scenario, self._crew.members
+        have sent since. It stops by itself when it has not heard of us for LOST_AFTER_S, which it notices at its next
+        report; by then each user has sent no more than its think time allows. None: nothing bounds what users send,
+        who catch up on a schedule or send several requests in a row."""
+        asked, members = self.scenario, self.crew.members
+        if not asked.think_time_s or not members[name].single:
+            return None
         # Locust shares users evenly; one that dies before its first report has not said how many it has
         users = max(members[name].users, math.ceil(asked.users / len(members)))
-        blind_s = 2 * REPORT_INTERVAL_S
-        unanswered = self._files.unanswered(name)
-        if asked.load == "open":
-            rate_rps = max(step.rate_rps for step in asked.steps)
-            return unanswered + math.ceil(2 * blind_s * rate_rps / len(members)) + users
-        interval_s = asked.think_time_s if asked.pacing_s is None else asked.pacing_s
-        return unanswered + users * (int(blind_s / interval_s) + 1) if interval_s else None
+        blind_s = LOST_AFTER_S + 2 * REPORT_INTERVAL_S
+        return self._files.unanswered(name) + users * (int(blind_s / asked.think_time_s) + 1)
 
     def _watch(self) -> None:
         self._observer.ended.wait()
@@ -281,7 +295,7 @@ class Run:
 
     def _fails(self, fault: HarnessError) -> None:
         """The run cannot go on."""
-        if self._finishing:
+        if self._concluding:  # the observer's end is what we wait for then
             return
         log.error("%s", fault)
         self.fault = self.fault or fault
@@ -296,8 +310,8 @@ class Run:
             counts = self._files.counts()
             done = Counter(counts["recorded"])
             rate_rps = (done.total() - before.total()) / _PROGRESS_EVERY_S
-            users = sum(member.users for member in self._crew.members.values())
-            summaries = [member.health.summary(round(_PROGRESS_EVERY_S)) for member in self._crew.members.values()]
+            users = sum(member.running for member in self.crew.members.values())
+            summaries = [member.health.summary(round(_PROGRESS_EVERY_S)) for member in self.crew.members.values()]
             log.info(
                 "%s: %d users, %.1f requests/s; generator: %s", self.state, users, rate_rps, health.shown(summaries)
             )
@@ -326,37 +340,40 @@ class Run:
         return f"counting {(self._now_us() - self._steady_start_us) / 1e6:.0f} s of {self.scenario.duration_s:g}"
 
     def _generator_health(self) -> dict[str, dict[str, float | None]]:
-        return {name: member.health.summary() for name, member in self._crew.members.items()}
+        return {name: member.health.summary() for name, member in self.crew.members.items()}
 
     # --- after the load
 
     def finish(self) -> int:
-        """Drains, writes, lets the observer conclude, judges; the exit code. Only its first call does anything."""
+        """Drains, writes, lets the observer conclude, judges; the exit code. Later calls wait for the first one's."""
         if self._finishing:
-            return self.exit_code if self.exit_code is not None else RunInvalid.exit_code
-        self._drain()
-        self._finishing = True
-        try:
-            self.exit_code = self._conclude()
-        except HarnessError as fault:
-            log.error("%s", fault)
-            self.fault, self.exit_code = fault, fault.exit_code
-        finally:
-            self._observer.abandon()
-            self.state = "failed" if self.fault else "judged"
-        return self.exit_code
+            self._ended.wait()
+        else:
+            self._finishing = True
+            if not self._complete and not self._reasons and self.fault is None:
+                self._reasons.append("interrupted before the end of the steady state; run again")
+            self._drain()
+            try:
+                self.exit_code = self._conclude()
+            except HarnessError as fault:
+                log.error("%s", fault)
+                self.fault, self.exit_code = fault, fault.exit_code
+            finally:
+                self._observer.abandon()
+                self.state = "failed" if self.fault else "judged"
+                self._ended.set()
+        return RunInvalid.exit_code if self.exit_code is None else self.exit_code
 
     def _conclude(self) -> int:
         drained_us = self._now_us()
+        self._concluding = True
         gevent.killall([greenlet for greenlet in self._greenlets if greenlet is not gevent.getcurrent()])
-        self._crew.end()
+        self.crew.end()
         self._files.__exit__(None, None, None)
-        if self.fault is not None:
-            raise self.fault
-        if not self._complete:
-            reason = "; ".join(self._reasons) or "interrupted before the end of the steady state; run again"
-            self._observer.send({"event": "broken", "reason": reason})
-            raise RunInvalid(reason)
+        fault = self.fault or (None if self._complete else RunInvalid("; ".join(self._reasons)))
+        if fault is not None:
+            self._observer.send({"event": "broken", "reason": str(fault), "exit_code": fault.exit_code})
+            raise fault
         self.state = "judging"
         self._observer.send(
             {
@@ -387,7 +404,7 @@ class Run:
         return judge.returncode
 
     def _counts(self) -> dict[str, Any]:
-        members = self._crew.members
+        members = self.crew.members
         locust: Counter[str] = Counter()
         for (name, _method), entry in self._environment.stats.entries.items():
             locust[name] += entry.num_requests

@@ -44,6 +44,9 @@ def begin(environment: Any, **_: object) -> None:
     except HarnessError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
+    except Exception:
+        log.exception("dairyperf could not begin")
+        sys.exit(StackError.exit_code)
     except KeyboardInterrupt:
         sys.exit(RunInvalid.exit_code)
 
@@ -89,6 +92,10 @@ def _bind(environment: Any, asked: Scenario) -> None:
         raise InputError(
             f"{settings.expect_workers} workers for {asked.users} users: some would have none; use fewer workers"
         )
+    if asked.load == "open" and any(not kind.single_requests for kind in environment.user_classes):
+        raise InputError(f"scenario {asked.name}: users who send several requests in a row have no place in open load")
+    if asked.load == "stages" and environment.web_ui is not None:
+        raise InputError(f"scenario {asked.name}: stages go with --headless; the web interface has no place for them")
     settings.run_time = None  # Locust's would cut off the last replies
     environment.reset_stats = False  # its counts are compared with ours
     environment.stop_timeout = load.DRAIN_TIMEOUT_S
@@ -124,8 +131,8 @@ def _serve(environment: Any) -> None:
             )
             environment.dairyperf = run
             run.prepare()
-        except HarnessError as error:
-            log.error("%s", error)
+        except Exception as error:
+            log.log(logging.ERROR, "%s", error, exc_info=not isinstance(error, HarnessError))
             fault.append(str(error))
             gevent.spawn(environment.runner.stop)
         except gevent.GreenletExit:  # Locust's way to stop a start that is not through yet

@@ -55,12 +55,14 @@ class DairyUser(User):
 
     In a closed load the next request is scheduled exactly think_time_s after the previous reply, or pacing_s after
     the previous schedule; in an open one the clock alone decides. Everything a user chooses comes from its own
-    `random`, and from nothing that a server says: the same seed gives the same requests.
+    `random`, and from nothing that a server says: the same seed gives the same requests. Locust's on_start, on_stop and
+    wait_time have no place here.
     """
 
     abstract = True
     protocol: Speech
     farm: Farm
+    single_requests = True  # each visit is one request
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -68,7 +70,7 @@ class DairyUser(User):
         self.farm = self.generator.farm
         self.inputs = self.farm.inputs
         self.ended = False
-        self.number, self.ordinal = self.generator.enter(self)
+        self.number, self.ordinal = self.generator.number(self)
         # seeding by text is the same in every process, which hash() is not
         self.random = Random(f"{self.farm.scenario.seed}/{type(self).__name__}/{self.ordinal}")
         self._templates: dict[int, Template] = {}
@@ -109,6 +111,7 @@ class DairyUser(User):
     def run(self) -> None:  # type: ignore[misc]
         """Instead of Locust's own loop, which chooses by the global random and pauses without a schedule."""
         self._state = LOCUST_STATE_RUNNING
+        self.generator.enter(self)
         schedule = self._open_schedule() if self.farm.scenario.load == "open" else self._closed_schedule()
         try:
             for scheduled_us in schedule:
@@ -129,12 +132,17 @@ class DairyUser(User):
         interval_us = round((asked.think_time_s if asked.pacing_s is None else asked.pacing_s) * 1e6)
         # Users come in groups and all pause alike: without this they would stay in step, and queue on each other.
         scheduled_us = self.generator.now_us() + round(self.number * _GOLDEN % 1 * interval_us)
-        while self._state == LOCUST_STATE_RUNNING and not self.generator.closed.is_set():
+        while True:
             yield scheduled_us
+            if self._state != LOCUST_STATE_RUNNING or self.generator.closed.is_set():
+                return
             scheduled_us = (self._ended_us if asked.pacing_s is None else scheduled_us) + interval_us
 
     def _open_schedule(self) -> Iterator[int]:
-        yield from self.generator.arrivals_us(self)
+        for due_us in self.generator.arrivals_us(self):
+            if self.generator.is_over(due_us):
+                return
+            yield due_us
 
     def _visit(self, scheduled_us: int) -> None:
         turn = self.turn()
@@ -254,9 +262,11 @@ class OdooJson2User(OdooUser):
 
 
 class OdooWebUser(OdooUser):
-    """A browser that was left open: logs in through the page when it has no session, then polls its dashboard."""
+    """A browser that was left open: logs in through the page when it has no session, then polls its dashboard. It has
+    no place in an open load, whose arrivals are single requests."""
 
     abstract = True
+    single_requests = False
     protocol: odoo_web.WebRpc
 
     def __init__(self, environment: Environment) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import gevent
 import locust.runners
-from gevent.event import Event
-from gevent.queue import Queue
+from gevent.queue import Empty, Queue
 from pydantic import TypeAdapter
 
 from harness import scenario
@@ -20,7 +20,7 @@ from harness.locust_plugin.generator import Generator
 from harness.model import StackAddresses
 
 _CLOCK_EXCHANGES = 9
-_BEGIN_TIMEOUT_S = 60.0
+_CLOCK_TIMEOUT_S = 10.0
 
 log = logging.getLogger("dairyperf")
 
@@ -35,7 +35,9 @@ class Worker:
         self._generator: Generator | None = None
         self._clock_error_us = 0
         self._answers: Queue[tuple[int, int, int]] = Queue()
-        self._ready = Event()
+        self._run = ""
+        self._close_at_us: int | None = None
+        self._closed = False
         locust.runners.WORKER_REPORT_INTERVAL = crew.REPORT_INTERVAL_S
         for name, listener in (
             (crew.BEGIN, self._on_begin),
@@ -49,18 +51,17 @@ class Worker:
 
     @property
     def generator(self) -> Generator:
-        """Waits for the master's word. StackError when it does not come, or cannot be followed."""
-        self._ready.wait(_BEGIN_TIMEOUT_S)
+        """StackError: the master has not said what to do, or it cannot be done."""
         if self._generator is None:
-            raise StackError("worker: its master did not say what to do, or it could not be done; see the log")
+            raise StackError("worker: it has no order of its master; start it with a dairyperf master, see its log")
         return self._generator
 
     def _on_begin(self, msg: Any, **_: object) -> None:
         """Answers come through the greenlet that calls this, hence another one for the work."""
         if self._generator is not None:
             self._generator.stop()
-        self._generator = None
-        self._ready.clear()
+        self._generator, self._run = None, msg.data["run"]
+        self._close_at_us, self._closed = None, False
         gevent.spawn(self._begin, msg.data)
 
     def _begin(self, order: Mapping[str, Any]) -> None:
@@ -77,17 +78,20 @@ class Worker:
                 log.info("clock: %d µs from the master's, at most %d µs wrong", offset_us, self._clock_error_us)
             clock_us = order["origin_us"] + offset_us
             self._generator = Generator(farm, clock_us, order["worker"], order["workers"])
+            self._close()
+            self._runner.send_message(crew.READY)
         except HarnessError as error:
             log.error("%s", error)
             self._runner.send_message(crew.FAILED, {"error": str(error), "exit_code": error.exit_code})
-        finally:
-            self._ready.set()
 
     def _measure_clock(self) -> tuple[int, int]:
         exchanges = []
         for _ in range(_CLOCK_EXCHANGES):
             self._runner.send_message(crew.CLOCK, {"sent_us": clock.now_us()})
-            exchanges.append(self._answers.get(timeout=_BEGIN_TIMEOUT_S))
+            try:
+                exchanges.append(self._answers.get(timeout=_CLOCK_TIMEOUT_S))
+            except Empty:
+                raise StackError(f"clock: no word of the master in {_CLOCK_TIMEOUT_S:g} s; check the network") from None
         return clock.offset_us(exchanges)
 
     def _on_clock(self, msg: Any, **_: object) -> None:
@@ -97,22 +101,35 @@ class Worker:
         self.generator.arrive_from(msg.data["at_us"])
 
     def _on_close(self, msg: Any, **_: object) -> None:
-        if self._generator is None:
-            return
         if msg.data["at_us"] is None:
-            self._generator.close()
+            self._closed = True
         else:
-            self._generator.close_at(msg.data["at_us"])
+            self._close_at_us = msg.data["at_us"]
+        self._close()
+
+    def _close(self) -> None:
+        """As the master has told, which may have been before there was a generator."""
+        if self._generator is not None and self._close_at_us is not None:
+            self._generator.close_at(self._close_at_us)
+        if self._generator is not None and self._closed:
+            self._generator.close()
 
     def _report(self) -> dict[str, Any]:
-        return {**self.generator.report(), "clock_error_us": self._clock_error_us}
+        return {**self.generator.report(), "run": self._run, "clock_error_us": self._clock_error_us}
 
     def _on_report(self, client_id: str, data: dict[str, Any], **_: object) -> None:
         # in the same message as Locust's own counts, so that both tell of the same moment
-        if self._generator is not None:
-            data[crew.REPORT] = self._report()
+        if self._generator is None:
+            return
+        heard_at = self._runner.last_heartbeat_timestamp
+        if heard_at is not None and time.time() - heard_at > crew.LOST_AFTER_S and not self._generator.closed.is_set():
+            # it has given us up as well: what we still sent would be in no sample
+            log.error("no heartbeat of the master for %g s: no more requests", crew.LOST_AFTER_S)
+            self._generator.close()
+        data[crew.REPORT] = self._report()
 
     def _on_quitting(self, environment: Any, **_: object) -> None:
         environment.process_exit_code = 0  # the master's counts
         if self._generator is not None:
+            self._generator.close()
             self._runner.send_message(crew.LEAVE, self._report())

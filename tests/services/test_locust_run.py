@@ -95,6 +95,16 @@ def test_a_reply_that_the_seed_does_not_give_is_a_failure(stage: Stage) -> None:
     assert "wrong reply to odoo farm.animal.search_read [tag]: " in output
 
 
+def test_users_who_never_had_their_turn_do_no_harm(stage: Stage) -> None:
+    """The last of them are started within a think time of the end."""
+    ramp = CLOSED.split("users = 6")[0] + 'load = "stages"\nthink_time_s = 5\nthresholds = []\n'
+    code, output, run = stage.run(ramp + "[[stages]]\nduration_s = 4\nusers = 12\n")
+    assert code == 1, output
+    drained = messages(run)[-1]
+    assert drained["reasons"] == []
+    assert len(np.unique(samples(run)["user"])) < drained["counts"]["workers"]["local"]["users"]
+
+
 def test_a_ramp_of_stages_counts_everything(stage: Stage) -> None:
     ramp = CLOSED.split("users = 6")[0] + 'load = "stages"\nthink_time_s = 0.1\nthresholds = []\n'
     ramp += "".join(f"[[stages]]\nduration_s = 2\nusers = {users}\n" for users in (6, 6, 0))
@@ -164,6 +174,15 @@ def reachable(page: str) -> bool:
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(page).status_code == 200
     return False
+
+
+def test_stages_have_no_place_in_the_web_interface(stage: Stage) -> None:
+    ramp = CLOSED.split("users = 6")[0] + 'load = "stages"\nthresholds = []\n[[stages]]\nduration_s = 4\nusers = 12\n'
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    process = stage.start(ramp, "--headful", "--web-host", "127.0.0.1", "--web-port", port)
+    assert "stages go with --headless" in process.communicate(timeout=30)[0]
+    assert process.returncode == 2
 
 
 def test_bad_input_is_refused_before_anything_is_made(stage: Stage) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -97,6 +98,18 @@ def test_what_is_due_and_not_sent_is_counted(stage: Stage) -> None:
     assert sent == len(samples(run))
 
 
+def test_users_that_come_in_many_batches_to_many_workers(stage: Stage) -> None:
+    """Locust ends a worker's spawning at each message of its master, also in the middle of making a user."""
+    many = CLOSED.replace("users = 6", "users = 40").replace("spawn_rate_per_s = 6", "spawn_rate_per_s = 20")
+    code, output, run = stage.run(many, *workers(4))
+    assert code == 1, output
+    assert "AttributeError" not in output
+    counts = messages(run)[-1]["counts"]
+    assert counts["sent"] == counts["recorded"] == counts["locust"]
+    assert sum(counts["sent"].values()) == served(stage)
+    assert len(np.unique(samples(run)["user"])) == 40
+
+
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_worker_that_dies_is_named_and_its_loss_is_bounded(stage: Stage, allowed: bool) -> None:
     stage.odoo.delay_s = stage.api.delay_s = 0.02
@@ -118,6 +131,31 @@ def test_a_worker_that_dies_is_named_and_its_loss_is_bounded(stage: Stage, allow
     (lost,) = (worker for worker in counts["workers"].values() if worker["lost"])
     missing = served(stage) - len(samples(run))
     assert 0 <= missing <= lost["missing_at_most"]
+
+
+def test_when_no_worker_is_left_the_run_is_invalid(stage: Stage) -> None:
+    endless = CLOSED.replace("duration_s = 2", "duration_s = 60").replace(
+        "thresholds", "may_lose_workers = true\nthresholds"
+    )
+    process = stage.start(endless, *workers(2))
+    wait_for(lambda: any((stage.root / "runs").glob("*/messages.jsonl")))
+    for child in psutil.Process(process.pid).children():
+        if "--processes" in child.cmdline():
+            child.kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 4, output
+    assert (stage.run_dir().path / "abandoned").exists()
+
+
+def test_an_interrupted_crew_says_so(stage: Stage) -> None:
+    process = stage.start(CLOSED.replace("duration_s = 2", "duration_s = 60"), *workers(2))
+    wait_for(lambda: any((stage.root / "runs").glob("*/messages.jsonl")))
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 4, output
+    assert messages(stage.run_dir())[-1]["reason"].startswith("interrupted before the end")
+    assert psutil.wait_procs(family, timeout=10)[1] == []
 
 
 def test_a_worker_without_secrets_says_so(stage: Stage) -> None:

@@ -19,6 +19,8 @@ for line in sys.stdin:
         kept.write(line)
     if fails == "in the middle" and last == "steady":
         sys.exit("postgres: gone")
+    if last == "broken":
+        break
     if last == "drained":
         sys.exit("postgres: no snapshot" if fails == "at the end" else 0)
 (run_dir / "abandoned").touch()
