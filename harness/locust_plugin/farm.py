@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from datetime import date
@@ -88,9 +89,9 @@ class Farm:
     def _active_animals(self, account: Account) -> tuple[tuple[int, str], ...]:
         """Policies decide it, and the seeded state makes it the same in every run."""
         protocol = self.xmlrpc(account)
-        connection = Connection(self.addresses.odoo_url, keep_alive=protocol.keep_alive)
         request = protocol.encode(_ACTIVE_ANIMALS).fill({})
-        reply = connection.exchange(request.message)
+        with contextlib.closing(Connection(self.addresses.odoo_url, keep_alive=protocol.keep_alive)) as connection:
+            reply = connection.exchange(request.message)
         if (outcome := protocol.outcome(reply, request.expect)) != wire.OK:
             raise StackError(
                 f"odoo: {account.login} asked for the active animals: {outcome}; see Odoo's log, and what the account "

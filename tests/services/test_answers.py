@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -128,10 +129,10 @@ def test_answers(seeded: StackAddresses, secrets: dict[str, Any], known: tuple[I
     complaints: list[str] = []
 
     def of_odoo(protocol: XmlRpc | Json2, who: Account, asked: Iterator[Asked]) -> None:
-        connection = Connection(seeded.odoo_url, keep_alive=False)
         for call, values, check in asked:
             request = protocol.encode(call).fill(values)
-            reply = connection.exchange(request.message)
+            with contextlib.closing(Connection(seeded.odoo_url, keep_alive=False)) as connection:
+                reply = connection.exchange(request.message)
             assert protocol.outcome(reply, request.expect) == wire.OK, (call.endpoint, reply.body[:500])
             if complaint := check(answers, values, protocol.result(reply)):
                 complaints.append(f"{protocol.request_type} {who.login} {call.endpoint} {values}: {complaint}")

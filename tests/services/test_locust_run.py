@@ -129,6 +129,16 @@ def test_a_failing_observer_is_a_failed_stack(stage: Stage, point: str, says: st
     assert says in output
 
 
+def test_a_limit_that_fails_over_its_window_ends_the_run_in_order(stage: Stage) -> None:
+    code, output, run = stage.run(CLOSED.replace("duration_s = 2", "duration_s = 60"), STUB_OBSERVER="aborts")
+    assert code == 1, output
+    drained = messages(run)[-1]
+    assert drained["aborted"] == "p95_ms < 1 over the last 1 s: 7 ms"
+    assert drained["reasons"] == []
+    assert drained["counts"]["sent"] == drained["counts"]["recorded"] == drained["counts"]["locust"]
+    assert drained["phases"]["steady_end_us"] - drained["phases"]["steady_start_us"] < 60e6
+
+
 def test_a_fault_in_a_locustfile_invalidates_the_run(stage: Stage) -> None:
     code, output, run = stage.run(STUB_BREAK="1")
     assert code == 4, output

@@ -11,7 +11,7 @@ import signal
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from harness.model import StackAddresses
 from harness.odoo_calls import Call, Expect, Text
 from harness.services import odoo
 from harness.transport import Connection
+from harness.wire import Reply
 
 ACCESS_DENIED, USER_ERROR, ACCESS_ERROR = 3, 2, 4  # fault codes of /xmlrpc/2
 
@@ -350,17 +351,21 @@ class Browser:
 
     def __init__(self, stack: StackAddresses) -> None:
         self.web = odoo_web.WebRpc(urlsplit(stack.odoo_url).netloc)
-        self.connection = Connection(stack.odoo_url, keep_alive=False)
+        self.url = stack.odoo_url
         self.cookie = "none"
+
+    def exchange(self, message: bytes) -> Reply:
+        with closing(Connection(self.url, keep_alive=False)) as connection:
+            return connection.exchange(message)
 
     def log_in(self, login: str, password: str) -> str:
         """What became of it."""
-        page = self.connection.exchange(self.web.login_page().message)
+        page = self.exchange(self.web.login_page().message)
         token, visitor = odoo_web.csrf_token(page.body), odoo_web.session_id(page.head)
         assert token is not None
         assert visitor is not None
         request = self.web.login(token, login, password, visitor)
-        reply = self.connection.exchange(request.message)
+        reply = self.exchange(request.message)
         self.cookie = odoo_web.session_id(reply.head) or visitor
         assert (self.cookie != visitor) is (reply.status == 303)
         return self.web.outcome(reply, request.expect)
@@ -368,7 +373,7 @@ class Browser:
     def __call__(self, call: Call) -> tuple[str, Any]:
         """Outcome and result."""
         request = self.web.encode(call).bind({odoo_web.SESSION: self.cookie}).fill({})
-        reply = self.connection.exchange(request.message)
+        reply = self.exchange(request.message)
         if fresh := odoo_web.session_id(reply.head):
             assert fresh == self.cookie, "a session keeps its cookie"
         outcome = self.web.outcome(reply, request.expect)

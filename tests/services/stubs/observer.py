@@ -17,6 +17,8 @@ for line in sys.stdin:
     last = json.loads(line)["event"]
     with (run_dir / "messages.jsonl").open("a") as kept:
         kept.write(line)
+    if fails == "aborts" and last == "steady":
+        print(json.dumps({"event": "abort", "limit": "p95_ms < 1 over the last 1 s: 7 ms"}), flush=True)
     if fails == "in the middle" and last == "steady":
         sys.exit("postgres: gone")
     if last == "broken":
