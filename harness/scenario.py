@@ -239,8 +239,12 @@ def _check_load(table: Mapping[str, Any], load: object, faults: list[str]) -> No
     elif load == "open":
         required += () if "steps" in table else ("rate_rps", "duration_s")
         _check_rate(table, faults)
-        if table.get("may_lose_workers") is True:
-            faults.append("may_lose_workers: a lost worker takes its arrivals with it; remove it from an open load")
+    if table.get("may_lose_workers") is True and (
+        load == "open" or "pacing_s" in table or table.get("think_time_s") == 0
+    ):
+        faults.append(
+            "may_lose_workers: only think_time_s above 0 bounds what is lost with a worker; remove it, or pace by that"
+        )
     if load != "open" and "pacing_s" in table and "think_time_s" in table:
         faults.append("pacing_s: given beside think_time_s; keep the one that spaces the requests")
     faults += [f"{name}: missing; {_KEYS[name].remedy}" for name in required if name not in table]

@@ -12,7 +12,7 @@ from gevent.queue import Empty, Queue
 from pydantic import TypeAdapter
 
 from harness import scenario
-from harness.errors import HarnessError, InputError, StackError
+from harness.errors import HarnessError, InputError, RunInvalid, StackError
 from harness.locust_plugin import clock
 from harness.locust_plugin.farm import Farm
 from harness.locust_plugin.generator import Generator
@@ -47,6 +47,7 @@ class Member:
     running: int = 0
     single: bool = True  # a user sends one request, then waits
     drained: bool = False
+    gone: bool = False  # it left before the end
     lost: bool = False  # it was silent for too long, whatever came later
     connections: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     health: Record = field(default_factory=Record)
@@ -65,7 +66,7 @@ class Member:
         return self.drained or self.lost or not self.begun
 
     def silent(self) -> bool:
-        return not self.drained and time.monotonic() - self.heard_at > LOST_AFTER_S
+        return self.gone or (not self.drained and time.monotonic() - self.heard_at > LOST_AFTER_S)
 
 
 class Crew(Protocol):
@@ -77,6 +78,7 @@ class Crew(Protocol):
     def arrive_from(self, start_us: int) -> None: ...
     def close_at(self, at_us: int) -> None: ...
     def close(self) -> None: ...
+    def forget(self, name: str) -> None: ...
     def collect(self) -> None:
         """Hands over what is at hand; called about every second, and often while the last replies come in."""
 
@@ -97,6 +99,9 @@ class Alone:
         self.close = self.generator.close
 
     def begin(self) -> None:
+        pass
+
+    def forget(self, name: str) -> None:
         pass
 
     def collect(self) -> None:
@@ -125,6 +130,7 @@ class Workers:
         self.members: dict[str, Member] = {}
         self._names: dict[str, str] = {}  # by Locust's id of the worker
         self._answers: Queue[tuple[str, HarnessError | None]] = Queue()
+        self._closing = False
         self._messages = {
             READY: self._on_ready,
             FAILED: self._on_failed,
@@ -135,45 +141,63 @@ class Workers:
     def begin(self) -> None:
         """Tells every worker what to do and waits until all are ready; their first users come after this. Raises
         HarnessError when one cannot."""
-        for name, listener in self._messages.items():
-            self._runner.register_message(name, listener)
-        self._events.worker_report.add_listener(self._on_report)
-        self._events.worker_connect.add_listener(self._on_connect)
         ids = sorted(client.id for client in self._runner.clients.ready)
         if self._farm.scenario.users < len(ids):
             raise InputError(
                 f"{len(ids)} workers for {self._farm.scenario.users} users: some would have none; use fewer workers"
             )
+        for name, listener in self._messages.items():
+            self._runner.register_message(name, listener)
+        self._events.worker_report.add_listener(self._on_report)
+        self._events.worker_connect.add_listener(self._on_connect)
         self._names = {client_id: f"worker-{index}" for index, client_id in enumerate(ids)}
         self.members = {name: Member(name, index) for index, name in enumerate(self._names.values())}
-        for index, client_id in enumerate(ids):
-            log.info("%s is %s", self._names[client_id], client_id)
-            message = {
-                "scenario": scenario.to_json(self._farm.scenario),
-                "addresses": TypeAdapter(StackAddresses).dump_python(self._farm.addresses, mode="json"),
-                "visible": {uid: [list(animal) for animal in seen] for uid, seen in self._farm.visible.items()},
-                "origin_us": self._origin_us,
-                "boot_id": clock.boot_id(),
-                "worker": index,
-                "workers": len(ids),
-                "run": self._run,
-            }
-            self._runner.send_message(BEGIN, message, client_id)
-        waiting = set(self.members)
-        deadline = time.monotonic() + _READY_TIMEOUT_S
-        while waiting:
+        for client_id, name in self._names.items():
+            log.info("%s is %s", name, client_id)
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        waiting = dict(self._names)
+        begun_at, repeat_at = time.monotonic(), 0.0
+        while waiting and not self._closing:
+            now = time.monotonic()
+            if now - begun_at > _READY_TIMEOUT_S:
+                names = ", ".join(sorted(waiting.values()))
+                raise StackError(f"{names}: not ready within {_READY_TIMEOUT_S:g} s; see the workers' logs")
+            if now >= repeat_at:  # one that is still starting may not listen yet
+                repeat_at = now + LOST_AFTER_S
+                for client_id in waiting:
+                    self._runner.send_message(BEGIN, self._order(client_id), client_id)
             try:
-                name, fault = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
+                client_id, fault = self._answers.get(timeout=1)
             except Empty:
-                raise StackError(
-                    f"{', '.join(sorted(waiting))}: not ready within {_READY_TIMEOUT_S:g} s; see the workers' logs"
-                ) from None
+                for client_id, name in waiting.items():
+                    if client_id not in self._runner.clients:
+                        raise RunInvalid(f"{name}: ended before it was ready; see its log, and run again") from None
+                continue
             if fault is not None:
                 raise fault
-            waiting.discard(name)
-            self.members[name].begun = True
+            self.members[waiting.pop(client_id)].begun = True
         for member in self.members.values():
             member.heard_at = time.monotonic()
+
+    def _order(self, client_id: str) -> dict[str, Any]:
+        return {
+            "scenario": scenario.to_json(self._farm.scenario),
+            "addresses": TypeAdapter(StackAddresses).dump_python(self._farm.addresses, mode="json"),
+            "visible": {uid: [list(animal) for animal in seen] for uid, seen in self._farm.visible.items()},
+            "origin_us": self._origin_us,
+            "boot_id": clock.boot_id(),
+            "worker": self.members[self._names[client_id]].index,
+            "workers": len(self._names),
+            "run": self._run,
+        }
+
+    def forget(self, name: str) -> None:
+        """Of a worker that is lost: or Locust would start all users anew after a minute, to make up for its own."""
+        for client_id, own in self._names.items():
+            if own == name:
+                self._runner.clients.pop(client_id, None)
 
     def arrive_from(self, start_us: int) -> None:
         self._runner.send_message(ARRIVE, {"at_us": start_us})
@@ -182,6 +206,7 @@ class Workers:
         self._runner.send_message(CLOSE, {"at_us": at_us})
 
     def close(self) -> None:
+        self._closing = True
         self._runner.send_message(CLOSE, {"at_us": None})
 
     def collect(self) -> None:
@@ -213,12 +238,12 @@ class Workers:
         """A worker that was asked to end before the run did."""
         if msg.data["run"] == self._run and (name := self._names.get(msg.node_id)) is not None:
             self._hear(name, msg.data)
-            self.members[name].heard_at = -LOST_AFTER_S
+            self.members[name].gone = not self._closing
 
     def _on_ready(self, msg: Any, **_: object) -> None:
-        self._answers.put((self._names[msg.node_id], None))
+        self._answers.put((msg.node_id, None))
 
     def _on_failed(self, msg: Any, **_: object) -> None:
         kinds = {kind.exit_code: kind for kind in HarnessError.__subclasses__()}
-        name = self._names[msg.node_id]
-        self._answers.put((name, kinds[msg.data["exit_code"]](f"{name}: {msg.data['error']}")))
+        text = f"{self._names[msg.node_id]}: {msg.data['error']}"
+        self._answers.put((msg.node_id, kinds[msg.data["exit_code"]](text)))

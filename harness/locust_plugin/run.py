@@ -60,7 +60,6 @@ class Run:
         self._judged = judged
         self._complete = False
         self._finishing = False
-        self._concluding = False
         self._ended = Event()
         self._origin_us = 0
         self._steady_start_us: int | None = None
@@ -115,13 +114,19 @@ class Run:
             self.crew.begin()
         except HarnessError as fault:
             self._fails(fault)
-        self.state = "ramp-up"
-        self._began_us = self._now_us()
-        self._began.set()
+        except Exception as error:
+            log.exception("begin")
+            self._fails(StackError(f"load: it could not begin: {type(error).__name__}; see the log"))
+        except gevent.GreenletExit:  # Locust's way to stop a start that is not through yet
+            self.interrupt()
+            raise
+        finally:
+            self.state = "ramp-up"
+            self._began_us = self._now_us()
+            self._began.set()
 
     def on_spawned(self, **_: object) -> None:
-        lost = any(member.lost for member in self.crew.members.values())
-        if self._spawned.is_set() and self.scenario.load != "stages" and not lost:
+        if self._spawned.is_set() and self.scenario.load != "stages":
             self._breaks("the number of users was changed in the middle of the run; start a new one instead")
         self._spawned.set()
 
@@ -152,7 +157,7 @@ class Run:
             log.exception("phases")
             self._breaks(f"the run's clock broke: {type(error).__name__}; see the log")
         self.state = "draining"
-        self._drain()
+        self._finish_drain()
         if self._environment.web_ui is None:
             self._runner.quit()  # and Locust's end is ours: see `finish`
         else:
@@ -168,6 +173,8 @@ class Run:
         log.info("ramp-up: %d users at %g/s", asked.users, asked.spawn_rate_per_s)
         if not self._all_users_are_there() and not self.closed:
             self._breaks("not all users could be started; see the log")
+        if self.closed:
+            return
         self.state = "warm-up"
         log.info("warm-up: %g s", asked.warmup_s)
         # by the schedule, so that a run takes as long as it says, but never with less warm-up
@@ -210,9 +217,18 @@ class Run:
     def _wait_until(self, at_us: int) -> None:
         self._closed.wait(max(0, at_us - self._now_us()) / 1e6)
 
+    def _finish_drain(self) -> None:
+        try:
+            self._drain()
+        except Exception as error:
+            log.exception("drain")
+            self._breaks(f"the last samples could not be collected: {type(error).__name__}; see the log")
+
     def _drain(self) -> None:
         """Until every reply is in and written down, or its time is over."""
         self._closed.set()
+        if self._crew is None:
+            return
         self.crew.close()
         deadline = time.monotonic() + load.DRAIN_TIMEOUT_S + 2 * REPORT_INTERVAL_S
         while time.monotonic() < deadline:
@@ -231,8 +247,9 @@ class Run:
         except HarnessError as fault:
             self._fails(fault)
         self.crew.members[name].hear(report)
-        if report["broken"] is not None and report["broken"] not in self._reasons:
-            self._breaks(report["broken"])
+        broken = report["broken"]
+        if broken is not None and broken not in self._reasons and not self.crew.members[name].lost:
+            self._breaks(broken)
 
     def _collect(self) -> None:
         """Every second: keeps what was recorded, and notices who has fallen silent."""
@@ -259,9 +276,7 @@ class Run:
         if self.scenario.may_lose_workers and left:
             log.warning("%s", text)
             self._warnings.append(text)
-            if self.scenario.load != "stages":
-                # or Locust would hand its users to the others after a minute
-                self._runner.target_user_count = sum(member.running for member in left)
+            self.crew.forget(name)
         else:
             self._breaks(f"{text}; see its log, and run again (a scenario may say may_lose_workers = true)")
 
@@ -295,8 +310,6 @@ class Run:
 
     def _fails(self, fault: HarnessError) -> None:
         """The run cannot go on."""
-        if self._concluding:  # the observer's end is what we wait for then
-            return
         log.error("%s", fault)
         self.fault = self.fault or fault
         self.interrupt()
@@ -352,8 +365,8 @@ class Run:
             self._finishing = True
             if not self._complete and not self._reasons and self.fault is None:
                 self._reasons.append("interrupted before the end of the steady state; run again")
-            self._drain()
             try:
+                self._finish_drain()
                 self.exit_code = self._conclude()
             except HarnessError as fault:
                 log.error("%s", fault)
@@ -366,9 +379,9 @@ class Run:
 
     def _conclude(self) -> int:
         drained_us = self._now_us()
-        self._concluding = True
         gevent.killall([greenlet for greenlet in self._greenlets if greenlet is not gevent.getcurrent()])
-        self.crew.end()
+        if self._crew is not None:
+            self._crew.end()
         self._files.__exit__(None, None, None)
         fault = self.fault or (None if self._complete else RunInvalid("; ".join(self._reasons)))
         if fault is not None:

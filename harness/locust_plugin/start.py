@@ -80,9 +80,13 @@ def _lead(environment: Any) -> None:
 
     environment.events.quitting.add_listener(on_quitting)
     environment.events.quit.add_listener(on_quit)
-    if asked.load == "stages":
-        # Locust waits for a shape before it minds SIGTERM
+
+    def mind_sigterm(**_: object) -> None:
+        """Locust waits for a shape before it does."""
         gevent.signal_handler(signal.SIGTERM, run.interrupt)
+
+    if asked.load == "stages":
+        environment.events.test_start.add_listener(mind_sigterm)
 
 
 def _bind(environment: Any, asked: Scenario) -> None:
@@ -92,8 +96,14 @@ def _bind(environment: Any, asked: Scenario) -> None:
         raise InputError(
             f"{settings.expect_workers} workers for {asked.users} users: some would have none; use fewer workers"
         )
-    if asked.load == "open" and any(not kind.single_requests for kind in environment.user_classes):
-        raise InputError(f"scenario {asked.name}: users who send several requests in a row have no place in open load")
+    if not all(kind.single_requests for kind in environment.user_classes):
+        if asked.load == "open":
+            raise InputError(f"scenario {asked.name}: users who send several requests in a row are no open load")
+        if asked.may_lose_workers:
+            raise InputError(
+                f"scenario {asked.name}: users who send several requests in a row, and may_lose_workers: "
+                "what is lost would have no bound; remove it"
+            )
     if asked.load == "stages" and environment.web_ui is not None:
         raise InputError(f"scenario {asked.name}: stages go with --headless; the web interface has no place for them")
     settings.run_time = None  # Locust's would cut off the last replies
@@ -145,7 +155,7 @@ def _serve(environment: Any) -> None:
         return cast("Run | None", environment.dairyperf)
 
     def on_spawned(**_: object) -> None:
-        if (run := current()) is not None:
+        if (run := current()) is not None and not fault:
             run.on_spawned()
 
     def on_test_stopping(**_: object) -> None:

@@ -46,6 +46,8 @@ class Worker:
             (crew.CLOCK, self._on_clock),
         ):
             self._runner.register_message(name, listener)
+        self._heard_at = time.monotonic()
+        environment.events.heartbeat_received.add_listener(self._on_heartbeat)
         environment.events.report_to_master.add_listener(self._on_report)
         environment.events.quitting.add_listener(self._on_quitting)
 
@@ -57,11 +59,15 @@ class Worker:
         return self._generator
 
     def _on_begin(self, msg: Any, **_: object) -> None:
-        """Answers come through the greenlet that calls this, hence another one for the work."""
+        """Answers come through the greenlet that calls this, hence another one for the work. The master repeats itself
+        until it is answered."""
+        if msg.data["run"] == self._run:
+            return
         if self._generator is not None:
             self._generator.stop()
         self._generator, self._run = None, msg.data["run"]
         self._close_at_us, self._closed = None, False
+        self._heard_at = time.monotonic()
         gevent.spawn(self._begin, msg.data)
 
     def _begin(self, order: Mapping[str, Any]) -> None:
@@ -117,15 +123,16 @@ class Worker:
     def _report(self) -> dict[str, Any]:
         return {**self.generator.report(), "run": self._run, "clock_error_us": self._clock_error_us}
 
+    def _on_heartbeat(self, **_: object) -> None:
+        self._heard_at = time.monotonic()
+
     def _on_report(self, client_id: str, data: dict[str, Any], **_: object) -> None:
         # in the same message as Locust's own counts, so that both tell of the same moment
         if self._generator is None:
             return
-        heard_at = self._runner.last_heartbeat_timestamp
-        if heard_at is not None and time.time() - heard_at > crew.LOST_AFTER_S and not self._generator.closed.is_set():
+        if time.monotonic() - self._heard_at > crew.LOST_AFTER_S and not self._generator.closed.is_set():
             # it has given us up as well: what we still sent would be in no sample
-            log.error("no heartbeat of the master for %g s: no more requests", crew.LOST_AFTER_S)
-            self._generator.close()
+            self._generator.breaks(f"a worker had no heartbeat of its master for {crew.LOST_AFTER_S:g} s")
         data[crew.REPORT] = self._report()
 
     def _on_quitting(self, environment: Any, **_: object) -> None:
