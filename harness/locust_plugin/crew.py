@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gevent.queue import Empty, Queue
+from locust.runners import STATE_MISSING
 from pydantic import TypeAdapter
 
 from harness import scenario
@@ -172,7 +173,8 @@ class Workers:
                 client_id, fault = self._answers.get(timeout=1)
             except Empty:
                 for client_id, name in waiting.items():
-                    if client_id not in self._runner.clients:
+                    client = self._runner.clients.get(client_id)
+                    if client is None or client.state == STATE_MISSING:
                         raise RunInvalid(f"{name}: ended before it was ready; see its log, and run again") from None
                 continue
             if fault is not None:

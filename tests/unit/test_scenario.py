@@ -127,6 +127,11 @@ def test_stages_decide_users_rate_and_duration():
         ("abort_window_s", "0", "abort_window_s: 0 is too small (must be above 0); write seconds"),
         ("may_lose_workers", '"no"', "may_lose_workers: 'no' is not true or false; write true or false"),
         (
+            "think_time_s",
+            "0\nmay_lose_workers = true",
+            "may_lose_workers: only think_time_s above 0 bounds what is lost",
+        ),
+        (
             "thresholds",
             '["buffer_hit_pct > 95", "requests > 5"]\nabort_window_s = 30',
             "abort_window_s: no limit is on samples, so that none can break; add one, such as",
