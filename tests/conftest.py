@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +21,18 @@ os.environ["DAIRYPERF_STATE"] = str(ROOT / ".dairyperf" / "tests")
 from harness import stack as stacking  # noqa: E402
 from harness.model import PROFILES, Profile, StackAddresses  # noqa: E402
 from harness.services import provision  # noqa: E402
+
+# How long an example takes is no property of the code: the machine is shared, with the other half of the tests for one.
+hypothesis.settings.register_profile("dairyperf", deadline=None)
+hypothesis.settings.load_profile("dairyperf")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In two processes (`dairyperf test`): all that needs the stacks in one, as they are started once; every other
+    file in whichever process is free, as its fixtures are its own."""
+    for item in items:
+        needs_stacks = "stacks" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("stacks" if needs_stacks else item.path.name))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -419,7 +419,7 @@ def another(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - BOUNDED - {"odoo no animal_by_tag"}))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_a_changed_value_is_told(answers: Answers, name: str, data: st.DataObject) -> None:
     check, values, reply = replies()[name]
@@ -432,7 +432,7 @@ def test_a_changed_value_is_told(answers: Answers, name: str, data: st.DataObjec
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_rubbish_is_told_and_breaks_nothing(answers: Answers, name: str, data: st.DataObject) -> None:
     check, values, reply = replies(added=1)[name]

@@ -81,7 +81,7 @@ def test_what_cannot_be_generated_is_named(herd, seed, named):
         list(generate(herd, seed))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     herd=st.integers(20, 600),
     seed=st.integers(0, 2**63),

@@ -137,7 +137,7 @@ def run(tmp_path) -> RunDir:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["local", "worker-0", "worker-1"]), st.integers(0, 100)), max_size=40))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_every_record_is_read_once_however_the_files_grow(tmp_path_factory, writes):
     run = RunDir(tmp_path_factory.mktemp("run"))
     tail, written = SampleTail(run), dict.fromkeys(["local", "worker-0", "worker-1"], b"")

@@ -56,7 +56,7 @@ requests = st.lists(st.tuples(sources, endpoint_names, outcomes))
 
 
 @given(requests, st.lists(st.integers(0, 30)))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_processes_share_names_whatever_the_order_in_which_each_met_them(
     tmp_path_factory: pytest.TempPathFactory, done: list[tuple[str, str, str]], taken_after: list[int]
 ) -> None:

@@ -113,7 +113,7 @@ def test_what_a_new_run_has_not_yet(run):
         st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     )
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_rows_of_any_server_survive(tmp_path_factory, row):
     run = RunDir(tmp_path_factory.mktemp("run"))
     snapshot = make_snapshot(postgres={"statements": [row]})

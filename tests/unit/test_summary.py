@@ -113,7 +113,7 @@ def test_endpoints_without_counted_requests_are_absent():
 
 
 @given(latencies)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_percentiles_are_order_statistics_and_lie_in_their_intervals(values):
     latency = summarise(steady(values)).pooled.latency
     ordered = sorted(values)
@@ -131,7 +131,7 @@ def test_percentiles_are_order_statistics_and_lie_in_their_intervals(values):
 
 
 @given(latencies, st.integers(0, 50))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_failures_never_move_latency(values, faults):
     failed = [(10_000_000 + i, 0, 1, 0, 1) for i in range(faults)]
     clean, dirty = summarise(steady(values)), summarise(steady(values) + failed)
@@ -184,7 +184,7 @@ def test_limits_hold_to_the_tenth_of_a_millisecond_where_locust_rounds():
     ),
     st.randoms(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_order_of_merging_changes_nothing(rows, random):
     shuffled = random.sample(rows, len(rows))
     assert summarise(rows) == summarise(shuffled)
@@ -263,7 +263,7 @@ def test_arrivals_of_several_runs_add_up():
 
 
 @given(latencies, st.integers(0, 20))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_without_intervals_nothing_else_differs(values, faults):
     rows = samples(steady(values) + steady([1] * faults, endpoint=1, outcome=1) + [(1, 2, 3, 1, 0)])
     one = summary.RunSamples(rows, ("a", "b"), OUTCOMES, STEADY)
@@ -384,7 +384,6 @@ def test_blocks_grow_with_correlation_up_to_the_cap():
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 40))
-@settings(deadline=None)
 def test_bootstrap_takes_runs_and_blocks_of_any_length(lengths, block):
     values = np.random.default_rng(3).permutation(float(sum(lengths)) + np.arange(sum(lengths)))
     for low, high in summary.bootstrap_percentiles([values], np.array(lengths), block, [1])[0].values():
@@ -408,7 +407,7 @@ def test_intervals_cover_the_truth(monkeypatch):
 
 
 @given(st.integers(0, 40), st.integers(1, 40))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_failure_ratio_lies_in_its_interval(failed, good):
     assume(failed + good)
     result = summary.metrics(summarise(steady([5] * good) + steady([5] * failed, outcome=1)))

@@ -228,7 +228,7 @@ def test_whatever_happens_is_named_and_sent_once(serve: Serve, failure: str | No
         assert server.bodies == [b"once"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 40), max_size=12), st.booleans())
 def test_replies_come_whole_however_they_are_sent(sizes: list[int], keep_alive: bool) -> None:
     raw = (

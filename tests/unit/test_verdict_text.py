@@ -4,7 +4,7 @@ import dataclasses
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import threshold, verdict_text
@@ -105,7 +105,6 @@ def test_a_valid_run_without_thresholds_is_one_passing_case():
 
 
 @given(st.text())
-@settings(deadline=None)
 def test_any_name_gives_well_formed_text(name):
     verdicts = [dataclasses.replace(VERDICTS[1], endpoint=name or "x")]
     assert len(ElementTree.fromstring(verdict_text.junit_xml(name, verdicts, [name], name))) == 3
