@@ -364,8 +364,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    # Two processes for the whole suite, as most of it waits: the stacks' tests in one, all others in the other.
-    chosen = arguments.pytest_arguments or ["--numprocesses=2", "--dist=loadgroup"]
+    # two processes for the whole suite, as much of it waits; tests/conftest.py divides it
+    chosen = arguments.pytest_arguments or ["--numprocesses=2"]
     os.chdir(CHECKOUT)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *chosen])

@@ -13,6 +13,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
 # Before harness.stack is imported: tests do not meet the stack that a developer has up in this checkout.
@@ -27,12 +28,16 @@ hypothesis.settings.register_profile("dairyperf", deadline=None)
 hypothesis.settings.load_profile("dairyperf")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In two processes (`dairyperf test`): all that needs the stacks in one, as they are started once; every other
-    file in whichever process is free, as its fixtures are its own."""
-    for item in items:
-        needs_stacks = "stacks" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("stacks" if needs_stacks else item.path.name))
+class StacksInOneProcess(LoadScopeScheduling):
+    """In several processes: tests/stacks/ in one of them, as the stacks are started once; every other file whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "stacks" if path.startswith("tests/stacks/") else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StacksInOneProcess:
+    return StacksInOneProcess(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
