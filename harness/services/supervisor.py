@@ -215,6 +215,7 @@ def servers(request: Request) -> Iterator[StackAddresses]:
                 gevent_port=ports["odoo-gevent"],
                 data_dir=home / "odoo",
                 workers=ODOO_WORKERS,
+                sessions_in_redis=redis_url is not None,
             )
         )
         odoo_server = process.start(
