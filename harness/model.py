@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Profile = Literal["day31", "day40"]
@@ -249,7 +249,9 @@ class Snapshot:
     postgres: {"version", "settings": {name: value}, "extension_version", "statements": [row], "info": row,
     "tables": [row], "indexes": [row], "database": row, "wal", "bgwriter", "archiver": row, "io": [row]}
     pgbouncer: {"version", "stats": [row], "pools": [row], "databases": [row], "config": [row]}
-    redis: {"info": {...}}   api: {counter name: value} of its /metrics   processes: {service: {cpu_s, rss_bytes, ...}}
+    redis: {"info": {...}, "result_caches": {service: {"lookups" | "misses" | "errors": n}}, of services of several
+    processes, which count in Redis}   api: {counter name: value} of its /metrics
+    processes: {service: {cpu_s, rss_bytes, ...}}
     """
 
     taken_at: str
@@ -321,8 +323,17 @@ class PoolDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultCacheDelta:
+    """The result cache as one service used it, all its processes together."""
+
+    hits: int
+    lookups: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
 class CacheDelta:
-    """hits, lookups: the application's result cache. server_*: the whole Redis server."""
+    """hits, lookups, errors: the application's result cache, of all services. server_*: the whole Redis server."""
 
     hits: int
     lookups: int
@@ -331,6 +342,7 @@ class CacheDelta:
     server_misses: int
     evicted_keys: int
     expired_keys: int
+    by_service: Mapping[str, ResultCacheDelta] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,15 @@ import psycopg
 import redis
 from psycopg.rows import dict_row
 
+from fixtures.cache.keys import counts_key
 from harness.errors import StackError
 from harness.model import Snapshot, StackAddresses
 
 # By this name the harness's own connections are told apart from the application's.
 APPLICATION_NAME = "dairyperf"
+
+# Services of several processes, whose result caches count in Redis; the API's single process shows its own counts.
+RESULT_CACHES = ("odoo",)
 
 # A server that does not answer within this time costs the sampler at most so much.
 ANSWER_TIMEOUT_S = 2
@@ -200,7 +204,14 @@ def _without_console(rows: Iterable[Row], column: str) -> list[Row]:
 
 def _redis(addresses: StackAddresses) -> Row:
     with _redis_client(addresses) as client:
-        return {"info": client.info()}
+        counted = {service: client.hgetall(counts_key(service)) for service in RESULT_CACHES}
+        return {
+            "info": client.info(),
+            "result_caches": {
+                service: {name.decode(): int(total) for name, total in totals.items()}
+                for service, totals in counted.items()
+            },
+        }
 
 
 def _redis_client(addresses: StackAddresses) -> redis.Redis:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.model import ArrivalStats, CacheDelta, RunResult, ServerDelta, StatementDelta
+from harness.model import ArrivalStats, CacheDelta, ResultCacheDelta, RunResult, ServerDelta, StatementDelta
 from harness.report_text import NO_DATA, figure
 from harness.server_metrics import PoolUse, SeqScanShares, pool_use, seq_scan_shares
 from harness.summary import LATE_AFTER_MS
@@ -95,13 +95,20 @@ def cache_facts(sides: Sides) -> tuple[Fact, ...]:
         asked = cache.server_hits + cache.server_misses
         return f"{format_pct(100 * cache.server_hits / asked)} of {asked:,}" if asked else "no data: no look-up"
 
-    def application(cache: CacheDelta) -> str:
+    def application(cache: CacheDelta | ResultCacheDelta) -> str:
         if not cache.lookups:
             return "no data: no look-up"
         return f"{format_pct(100 * cache.hits / cache.lookups)} of {cache.lookups:,} look-ups"
 
+    def by_service(service: str) -> Callable[[CacheDelta], str]:
+        return lambda cache: application(cache.by_service.get(service, ResultCacheDelta(0, 0, 0)))
+
+    caches = [result.servers.cache for _, result in sides if result.servers and result.servers.cache]
+    services = dict.fromkeys(service for cache in caches for service in cache.by_service)
+
     return (
         row("Result cache of the application, hit ratio", application),
+        *(row(f"Result cache of {service}, hit ratio", by_service(service)) for service in services),
         row("Whole Redis server, hit ratio", whole_server),
         row("Errors", lambda c: format_count(c.errors)),
         row("Keys evicted", lambda c: format_count(c.evicted_keys)),

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from harness import wal_archive
-from harness.model import CacheDelta, IndexDelta, PoolDelta, ServerDelta, Snapshot, TableDelta
+from harness.model import CacheDelta, IndexDelta, PoolDelta, ResultCacheDelta, ServerDelta, Snapshot, TableDelta
 from harness.statements import NOT_THE_APPLICATION, Row, activities_between, add_statements, statement_deltas
 
 PAGE_BYTES = 8192  # PostgreSQL's default block size
@@ -254,10 +254,19 @@ def _cache_delta(
 ) -> CacheDelta | None:
     if before is None or after is None:
         return None
-    app = {"hits": 0, "lookups": 0, "errors": 0}
+    of_api = {"hits": 0, "lookups": 0, "errors": 0}
     for name, count in api.items():
         if match := _CACHE_COUNTER.fullmatch(name):
-            app[match["what"]] += count
+            of_api[match["what"]] += count
+    services = {"api": ResultCacheDelta(**of_api)}
+    earlier = before.get("result_caches", {})
+    for service, totals in after.get("result_caches", {}).items():
+        counted = {
+            what: counters.delta(f"{service} result cache", earlier.get(service, {}).get(what), totals.get(what, 0))
+            for what in ("lookups", "misses", "errors")
+        }
+        hits = counted["lookups"] - counted.pop("misses")
+        services[service] = ResultCacheDelta(hits=max(0, hits), **counted)
     old, new = before["info"], after["info"]
     if old["run_id"] != new["run_id"]:
         counters.fell.add("redis")
@@ -267,11 +276,12 @@ def _cache_delta(
         return counters.delta("redis", old.get(name), new[name])
 
     return CacheDelta(
-        **app,
+        **{what: sum(getattr(one, what) for one in services.values()) for what in of_api},
         server_hits=server("keyspace_hits"),
         server_misses=server("keyspace_misses"),
         evicted_keys=server("evicted_keys"),
         expired_keys=server("expired_keys"),
+        by_service=services,
     )
 
 
@@ -334,7 +344,15 @@ def _add_pools(a: Iterable[PoolDelta], b: Iterable[PoolDelta]) -> tuple[PoolDelt
 
 
 def _add_caches(a: CacheDelta, b: CacheDelta) -> CacheDelta:
-    return replace(b, **_sums(a, b, *(field.name for field in fields(CacheDelta))))
+    sums = _sums(a, b, *(field.name for field in fields(CacheDelta) if field.name != "by_service"))
+    none = ResultCacheDelta(0, 0, 0)
+    by_service = {
+        service: ResultCacheDelta(
+            **_sums(a.by_service.get(service, none), b.by_service.get(service, none), "hits", "lookups", "errors")
+        )
+        for service in sorted({*a.by_service, *b.by_service})
+    }
+    return replace(b, **sums, by_service=by_service)
 
 
 def _add_counts(a: Mapping[str, N], b: Mapping[str, N]) -> dict[str, N]:

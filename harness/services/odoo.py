@@ -24,6 +24,7 @@ from xml.parsers.expat import ExpatError
 import psycopg
 from jinja2 import Environment, StrictUndefined
 
+from harness import CHECKOUT
 from harness.errors import InputError, StackError
 from harness.model import Account
 
@@ -113,6 +114,7 @@ def config_text(
     workers: int = 2,
     addons_paths: Sequence[Path] = (ADDONS,),
     postgres_sslmode: str = "disable",
+    sessions_in_redis: bool = False,
 ) -> str:
     """odoo.conf, without a password. `postgres_port` is pgBouncer's where Odoo shall go through it. postgres_sslmode:
     libpq's; "verify-full" takes a root certificate in `environment`."""
@@ -131,6 +133,7 @@ def config_text(
         http_port=http_port,
         gevent_port=gevent_port,
         workers=workers,
+        sessions_in_redis=sessions_in_redis,
     )
 
 
@@ -145,16 +148,16 @@ def environment(
 ) -> dict[str, str]:
     """The whole environment of Odoo: PG* and ODOO_* variables of the caller would override odoo.conf.
 
-    redis_url: where the API has its result cache, without password; None = there is none, or nothing is to be told to
-    it. secrets_file: JSON with "redis", the password; read only where there is a redis_url. root_certificate: whom to
-    trust where odoo.conf asks for TLS.
+    redis_url: of the result cache that it shares with the API, and of the session store, without password; None = there
+    is none. secrets_file: JSON with "redis", the password; read only where there is a redis_url. root_certificate: whom
+    to trust where odoo.conf asks for TLS.
     """
     cache = {"DAIRYPERF_REDIS_URL": redis_url, "DAIRYPERF_SECRETS": str(secrets_file)} if redis_url else {}
     return {
         "PATH": "/usr/bin:/bin",
         "LC_ALL": "C.UTF-8",
         "HOME": str(home),
-        "PYTHONPATH": str(_packages(tree)),
+        "PYTHONPATH": f"{_packages(tree)}:{CHECKOUT}",  # the addon uses fixtures.cache
         "PYTHONUNBUFFERED": "1",
         "PGPASSFILE": str(passfile),
         **({"PGSSLROOTCERT": str(root_certificate)} if root_certificate else {}),

@@ -238,6 +238,7 @@ def servers(request: Request) -> Iterator[StackAddresses]:
                 data_dir=home / "odoo",
                 workers=ODOO_WORKERS,
                 postgres_sslmode="verify-full" if root_certificate else "disable",
+                sessions_in_redis=redis_url is not None,
             )
         )
         odoo_server = process.start(

@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 
 from fixtures import queries
 from fixtures.api import models
-from fixtures.api.cache import generation_key
+from fixtures.cache.keys import generation_key
 from harness.services import api as service
 from harness.statements import fingerprint, named_fingerprints
 

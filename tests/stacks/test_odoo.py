@@ -22,7 +22,7 @@ import psycopg
 import pytest
 import redis
 
-from fixtures.api.cache import GENERATION_TTL_S, generation_key
+from fixtures.cache.keys import GENERATION_TTL_S, generation_key
 from harness import odoo_web, seed
 from harness.model import StackAddresses
 from harness.odoo_calls import Call, Expect, Text

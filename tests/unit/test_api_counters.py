@@ -36,13 +36,13 @@ def test_p95_forgets_after_a_minute():
 def test_hit_rate_without_lookups_is_absent():
     counters = Counters()
     assert counters.cache_hit_pct() is None
-    counters.cache_lookups, counters.cache_hits = 8, 6
+    counters.cache.lookups, counters.cache.hits = 8, 6
     assert counters.cache_hit_pct() == 75.0
 
 
 def test_exposition():
     counters = Counters()
-    counters.cache_lookups, counters.cache_hits, counters.cache_errors = 3, 2, 1
+    counters.cache.lookups, counters.cache.hits, counters.cache.errors = 3, 2, 1
     counters.sql("milk history", 0.25)
     counters.sql("milk history", 0.25)
     counters.request("GET", "/api/v1/animals/{tag_number}", 200)

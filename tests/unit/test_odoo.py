@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import CHECKOUT
 from harness.errors import InputError, StackError
 from harness.model import Account
 from harness.services import odoo
@@ -71,6 +72,14 @@ def test_config_is_complete_and_holds_no_password(tmp_path: Path) -> None:
     expected |= {"data_dir": str(tmp_path), "addons_path": str(odoo.ADDONS), "list_db": "False", "admin_passwd": ""}
     assert options.items() >= expected.items()
     assert "db_password" not in options
+    assert options["server_wide_modules"] == "base,rpc,web"
+
+
+def test_sessions_are_kept_in_redis_where_it_is_said(tmp_path: Path) -> None:
+    text = odoo.config_text(
+        database="d", postgres_port=1, http_port=2, gevent_port=3, data_dir=tmp_path, sessions_in_redis=True
+    )
+    assert "\nserver_wide_modules = base,rpc,web,smart_dairy_session\n" in text
 
 
 def test_environment_is_not_the_callers(deb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +107,7 @@ def test_package_and_checkout(deb: Path) -> None:
         assert odoo.release(tree) == "19.0"
         assert odoo.install_command(Path("python"), tree, Path("c"))[1] == str(program)
         assert str(program) in odoo.serve_command(Path("python"), tree, Path("c"), 8069)
-        assert odoo.environment(tree, deb, deb)["PYTHONPATH"] == str(checkout)
+        assert odoo.environment(tree, deb, deb)["PYTHONPATH"] == f"{checkout}:{CHECKOUT}"
 
 
 @pytest.mark.parametrize("version", ["(18, 0, 0, FINAL, 0, '')", "('saas~18', 4, 0, FINAL, 0, '')", None])
