@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import psycopg
@@ -25,38 +24,26 @@ _CHUNK_BYTES = 8 << 20
 # Lines without it are of no use here, and are most of a log.
 _WANTED = b'"message":"duration: '
 
-CURRENT = """
-SELECT name, size FROM pg_ls_logdir() WHERE name = regexp_replace(pg_current_logfile('jsonlog'), '^.*/', '')
-"""
-# In the order they were written; the last is the current one.
-FILES = "SELECT name, size FROM pg_ls_logdir() WHERE name LIKE '%%.json' AND modification >= %s ORDER BY modification"
+FILES = "SELECT name, size FROM pg_ls_logdir() WHERE name LIKE '%.json'"
 READ = "SELECT pg_read_binary_file(current_setting('log_directory') || '/' || %s, %s, %s, true)"
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in the log: behind the first `offset_bytes` of `file`. noted_at: the server's clock, as SQL text."""
-
-    file: str
-    offset_bytes: int
-    noted_at: str
+# Where the log ended: bytes of each of its files.
+Position = Mapping[str, int]
 
 
 def position(admin_dsn: str) -> Position:
     """Where the log ends now. Raises StackError if it cannot be read, or there is no JSON log."""
 
     def end(connection: Connection) -> Position:
-        row = connection.execute(CURRENT).fetchone()
-        if row is None:
+        if connection.execute("SELECT pg_current_logfile('jsonlog')").fetchone() in (None, (None,)):
             raise StackError(
                 "postgresql: writes no JSON log; set logging_collector = on and log_destination = 'jsonlog'"
             )
-        noted = connection.execute("SELECT date_trunc('second', clock_timestamp())::text").fetchone()
-        assert noted is not None
-        return Position(row[0], row[1], noted[0])
+        return _sizes(connection)
 
     return _ask(admin_dsn, end)
 
@@ -73,9 +60,11 @@ def since(admin_dsn: str, start: Position) -> list[bytes]:
         connection.execute(f"DO $$ BEGIN RAISE LOG 'dairyperf has read the log up to here: {mark}'; END $$")
         deadline = time.monotonic() + MARK_TIMEOUT_S
         while time.monotonic() < deadline:
-            before, found, _ = _added(connection, start).partition(mark.encode())
-            if found:
-                return [line for line in before.split(b"\n") if _WANTED in line]
+            added = _added(connection, start)
+            if any(mark.encode() in part for part in added):
+                # a rotation may lead back into the first file: only in its own one the mark is an end
+                until = [part.partition(mark.encode())[0] for part in added]
+                return [line for part in until for line in part.split(b"\n") if _WANTED in line]
             time.sleep(RETRY_S)
         raise StackError(
             f"postgresql: its log does not show within {MARK_TIMEOUT_S:.0f} s what was written to it; see whether "
@@ -85,12 +74,17 @@ def since(admin_dsn: str, start: Position) -> list[bytes]:
     return _ask(admin_dsn, lines)
 
 
-def _added(connection: Connection, start: Position) -> bytes:
-    """What the log's files got since: the rest of the one that was current, all of those that came after it."""
-    files: dict[str, int] = dict(connection.execute(FILES, (start.noted_at,)).fetchall())
-    parts = [_content(connection, start.file, start.offset_bytes)] if start.file in files else []
-    parts += [_content(connection, name, 0) for name in files if name != start.file]
-    return b"\n".join(parts)
+def _added(connection: Connection, start: Position) -> list[bytes]:
+    """What each file got since. One that became smaller was truncated when its turn came again, and is all new."""
+    return [
+        _content(connection, name, start.get(name, 0) if start.get(name, 0) <= size else 0)
+        for name, size in _sizes(connection).items()
+        if size != start.get(name)
+    ]
+
+
+def _sizes(connection: Connection) -> dict[str, int]:
+    return dict(connection.execute(FILES).fetchall())
 
 
 def _content(connection: Connection, name: str, offset_bytes: int) -> bytes:

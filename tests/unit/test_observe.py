@@ -163,7 +163,7 @@ def since(dsn, start):
         b'{"error_severity": "LOG", "user": "api", "dbname": "d", "message": "duration: 7.0 ms  execute x: SELECT 1"}'
     ]
 
-observe.server_log.position = lambda dsn: (dsn, "start")
+observe.server_log.position = lambda dsn: {"postgresql.json": 7}
 observe.server_log.since = since
 sys.exit(observe.main())
 """
