@@ -322,9 +322,12 @@ TARGETS = (
 
 def _query_p95(result: RunResult) -> CriterionRow:
     actual = _metric(result, "query_p95_ms")
+    status: CriterionStatus
     if actual is None:
         note = "pg_stat_statements keeps no percentiles, and no sampled statement log was read"
-        status: CriterionStatus = "not_measured"
+        status = "not_measured"
+    elif actual.count < METRICS["query_p95_ms"].min_count:
+        note, status = f"no data: only {actual.count:,} logged executions", "no_data"
     else:
         note = f"95th percentile over {actual.count:,} logged executions, weighted by their sampling"
         status = "pass" if actual.value < QUERY_P95_LIMIT_MS else "fail"

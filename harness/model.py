@@ -385,6 +385,74 @@ class ServerDelta:
     archive: ArchiveDelta | None = None
 
 
+# --- what was measured: PostgreSQL's statement log -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedStatement:
+    """One statement that the server logged with its duration. kind "execute" is the execution alone (the extended
+    protocol, psycopg 3), "statement" has parsing and planning in it (the simple protocol, psycopg2)."""
+
+    at: str
+    user: str
+    kind: Literal["execute", "statement"]
+    duration_ms: float
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedPlan:
+    """A plan that auto_explain logged, without constants: the costliest of its statement between the snapshots."""
+
+    at: str
+    user: str
+    duration_ms: float
+    fingerprint: str
+    plan: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StatementLog:
+    """What the application's statements left in the log between the snapshots; utility statements are left out.
+
+    sample_ratio: the share that was logged of statements shorter than always_ms, each drawn by itself; None = short
+    ones were not drawn evenly. always_ms: from this duration on every one was logged; None = not even long ones.
+    texts: fingerprint -> statement without constants.
+    """
+
+    sample_ratio: float | None
+    always_ms: float | None
+    statements: tuple[LoggedStatement, ...]
+    texts: Mapping[str, str]
+    plans: tuple[LoggedPlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlowStatement:
+    """The executions of one statement by one login that took the inventory's limit or longer. roles: those under
+    which pg_stat_statements counted the statement meanwhile, such as an endpoint's."""
+
+    user: str
+    fingerprint: str
+    query: str
+    roles: tuple[str, ...]
+    count: int
+    total_ms: float
+    max_ms: float
+    plan: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SlowStatements:
+    """The inventory, the most total time first. logged: lines it was read from; executed: how many statements these
+    stand for, estimated; None = cannot be said."""
+
+    limit_ms: float
+    logged: int
+    executed: float | None
+    rows: tuple[SlowStatement, ...]
+
+
 # --- what was judged -----------------------------------------------------------------------------------------------
 
 # metric -> selector (None = pooled) -> estimate, or None where the data cannot say
@@ -437,7 +505,8 @@ class RunMeta:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """One judged run (or one side of a benchmark: runs of a profile combined). settings: PostgreSQL's, read back."""
+    """One judged run (or one side of a benchmark: runs of a profile combined). settings: PostgreSQL's, read back.
+    slow: None = the statement log was not read."""
 
     meta: RunMeta
     summary: Summary
@@ -447,6 +516,7 @@ class RunResult:
     verdicts: tuple[Verdict, ...]
     probes: Mapping[str, tuple[tuple[float, float], ...]]
     warnings: tuple[str, ...]
+    slow: SlowStatements | None = None
 
 
 @dataclass(frozen=True, slots=True)

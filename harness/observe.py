@@ -35,10 +35,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from harness import probe, reset, stack
+from harness import probe, reset, server_log, stack, statement_log
 from harness.errors import HarnessError, RunInvalid, StackError
 from harness.live import Live
-from harness.model import Phases, Profile, RunMeta, Scenario, StackAddresses
+from harness.model import Phases, Profile, RunMeta, Scenario, Snapshot, StackAddresses
 from harness.rundir import RunDir
 
 SAMPLE_EVERY_S = 1.0
@@ -77,12 +77,14 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
                 _say({"event": "abort", "limit": limit})
 
         drained: dict[str, Any] | None = None
+        logged = _Logged(addresses, run)
         for message in _messages(sample):
             match message["event"]:
                 case "steady":
                     before = probe.snapshot(addresses)
                     run.write_snapshot("before", before)
                     live.count_from(message["at_us"], message.get("end_us"), before)
+                    logged.begin(before)
                 case "live":
                     _say({"event": "live", **live.answer(message.get("dropped"))})
                 case "broken":
@@ -96,7 +98,9 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
         warnings = list(probes.warnings)
         if not probe.wait_for_quiet_statistics(addresses, QUIET_S):
             warnings.append("PostgreSQL did not fall quiet after the run: table statistics may lack the last seconds")
-        run.write_snapshot("after", probe.snapshot(addresses))
+        after = probe.snapshot(addresses)
+        run.write_snapshot("after", after)
+        warnings += logged.keep(after)
     reasons = invalid_because(drained, meta.scenario, meta.profile)
     run.write_meta(
         dataclasses.replace(
@@ -111,6 +115,42 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
         )
     )
     _say({"event": "observed"})
+
+
+class _Logged:
+    """The server's statement log between the snapshots; what of it cannot be had is a warning, never a fault."""
+
+    def __init__(self, addresses: StackAddresses, run: RunDir) -> None:
+        self._addresses, self._run = addresses, run
+        self._start: server_log.Position | None = None
+        self._sampling: tuple[float | None, float | None] = (None, None)
+        self._warnings: list[str] = []
+
+    def begin(self, before: Snapshot) -> None:
+        """Notes where the log ends now."""
+        with self._warned():
+            self._sampling = statement_log.sampling(before.postgres["settings"])
+            self._start = server_log.position(self._addresses.admin_dsn)
+
+    def keep(self, after: Snapshot) -> list[str]:
+        """Saves what was logged since `begin`; the warnings."""
+        if self._start is not None:
+            with self._warned():
+                self._save(self._start, after)
+        return self._warnings
+
+    def _save(self, start: server_log.Position, after: Snapshot) -> None:
+        if statement_log.sampling(after.postgres["settings"]) != self._sampling:
+            raise StackError("postgresql: the statement log's settings changed during the run; leave them alone")
+        lines = server_log.since(self._addresses.admin_dsn, start)
+        self._run.write_statement_log(statement_log.read(lines, self._addresses.database, *self._sampling))
+
+    @contextlib.contextmanager
+    def _warned(self) -> Iterator[None]:
+        try:
+            yield
+        except StackError as fault:
+            self._warnings.append(f"{fault}; query_p95_ms and slow statements have no data")
 
 
 def invalid_because(drained: Mapping[str, Any], asked: Scenario, profile: Profile) -> list[str]:

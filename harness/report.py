@@ -18,7 +18,17 @@ from harness import charts, compare, report_facts
 from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
 from harness.report_facts import Sides
 from harness.report_headline import benchmark_headline, run_headline
-from harness.report_text import change_text, figure, interval, load_text, per_request, shortened, signed_pct
+from harness.report_text import (
+    change_text,
+    figure,
+    interval,
+    load_text,
+    per_request,
+    plan_text,
+    shortened,
+    signed_pct,
+    slow_basis,
+)
 from harness.server_metrics import seq_scan_shares
 from harness.threshold import METRICS
 from harness.units import format_bytes, format_count, format_duration
@@ -27,6 +37,7 @@ REPORTS = Path(__file__).resolve().parent.parent / "reports"
 TOP_STATEMENTS = 20
 BAR_STATEMENTS = 12
 TOP_TABLES = 15
+TOP_SLOW = 20
 # The machine that the specification plans for (§7.3: 8 cores, 32 GB RAM).
 PLANNED_CORES = 8
 PLANNED_MEMORY_BYTES = 32e9
@@ -266,8 +277,10 @@ def _environment() -> jinja2.Environment:
         interval=interval,
         load_text=load_text,
         per_request=per_request,
+        plan_text=plan_text,
         shortened=shortened,
         signed_pct=signed_pct,
+        slow_basis=slow_basis,
         statement_label=compare.statement_label,
         svg=Markup,
         change_text=change_text,
@@ -278,6 +291,7 @@ def _environment() -> jinja2.Environment:
         CONFIDENCE_WORDS=CONFIDENCE_WORDS,
         REQUIREMENTS=REQUIREMENTS,
         TUNED_SETTINGS=TUNED_SETTINGS,
+        SLOW_SHOWN=TOP_SLOW,
         criteria=compare.criteria,
     )
     return environment

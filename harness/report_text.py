@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from harness import compare
-from harness.model import Estimate, Scenario, StatementComparison
+from harness.model import Estimate, Scenario, SlowStatements, StatementComparison
 from harness.units import format_bytes, format_count, format_duration, format_ms, format_pct, format_ratio, format_rps
 
 MINUS = "\N{MINUS SIGN}"
@@ -96,3 +98,14 @@ def shortened(query: str) -> str:
     """A statement's text, cut off where only a machine would read on."""
     text = query.strip()
     return text if len(text) <= QUERY_CHARS else f"{text[:QUERY_CHARS]} … ({len(text) - QUERY_CHARS:,} more characters)"
+
+
+def slow_basis(slow: SlowStatements) -> str:
+    """Among how many statements the slow ones were sought."""
+    lines = f"{slow.logged:,} logged"
+    return f"{lines} statements" if slow.executed is None else f"about {slow.executed:,.0f} statements ({lines})"
+
+
+def plan_text(plan: Mapping[str, Any]) -> str:
+    """A plan's JSON, indented."""
+    return json.dumps(plan, indent=1, ensure_ascii=False)

@@ -23,7 +23,7 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import InputError, StackError
-from harness.model import OUTCOME_OK, Benchmark, Profile, RunMeta, Snapshot, Verdict
+from harness.model import OUTCOME_OK, Benchmark, Profile, RunMeta, Snapshot, StatementLog, Verdict
 
 # 1  first version
 # 2  load generators and workers in counts, open load, aborted; every field of 1 is still there
@@ -37,6 +37,7 @@ T = TypeVar("T")
 _META = "run.json"
 _NAMES = "endpoints.json"
 _SAMPLES = "samples-*.bin"
+_STATEMENT_LOG = "statement-log.json"
 _PROBES = "probes.csv"
 _PROBES_HEADER = ("monotonic_us", "series", "value")
 _VERDICTS = "verdicts.json"
@@ -100,6 +101,14 @@ class RunDir:
 
     def _snapshot_path(self, when: When) -> Path:
         return self.path / f"snapshot-{when}.json"
+
+    def write_statement_log(self, log: StatementLog) -> None:
+        _write_json(self.path / _STATEMENT_LOG, log, StatementLog)
+
+    def read_statement_log(self) -> StatementLog | None:
+        """None if the server's log was not kept."""
+        path = self.path / _STATEMENT_LOG
+        return _read_json(path, StatementLog) if path.exists() else None
 
     def append_probes(self, monotonic_us: int, values: Mapping[str, float]) -> None:
         """Appends series -> value as of CLOCK_MONOTONIC, in one write, so that several processes may append."""
@@ -183,6 +192,11 @@ class RunDir:
     def pg_scans_path(self) -> Path:
         """The specification's table of scans per table."""
         return self.path / "pg_scans.csv"
+
+    @property
+    def slow_queries_path(self) -> Path:
+        """The slow-query inventory."""
+        return self.path / "slow_queries.csv"
 
     def missing_parts(self, derived: bool = True) -> list[str]:
         """Parts of a complete run that are absent or empty; with derived=False only those that cannot be made again

@@ -18,7 +18,9 @@ from harness import (
     server_csv,
     server_metrics,
     servers,
+    slow_statements,
     stack,
+    statement_log,
     summary,
     threshold,
     units,
@@ -26,7 +28,7 @@ from harness import (
     wal_archive,
 )
 from harness.errors import InputError, RunInvalid, StackError
-from harness.model import Metrics, Profile, RunMeta, RunResult, Scenario, ServerDelta, Snapshot, Verdict
+from harness.model import Metrics, Profile, RunMeta, RunResult, Scenario, ServerDelta, Snapshot, StatementLog, Verdict
 from harness.rundir import RunDir
 from harness.summary import RunSamples
 
@@ -58,6 +60,7 @@ class Evidence:
     servers: ServerDelta
     requests: Mapping[str, int]
     probes: rundir.Probes
+    log: StatementLog | None = None
 
 
 def load_scenario(
@@ -160,6 +163,8 @@ def write_judgement(directory: RunDir, evidence: Evidence) -> RunResult:
     directory.write_markdown(verdict_text.markdown(*text))
     rundir.write_atomic(directory.pg_stats_path, server_csv.pg_stats_csv([(evidence.before, evidence.after)]))
     rundir.write_atomic(directory.pg_scans_path, server_csv.pg_scans_csv(evidence.servers))
+    if result.slow is not None:
+        rundir.write_atomic(directory.slow_queries_path, slow_statements.csv_text(result.slow))
     directory.write_report(report.render_run(result))
     return result
 
@@ -206,6 +211,7 @@ def read(directory: RunDir) -> Evidence:
         ),
         requests=Counter(endpoints[index] for index in samples["endpoint"][between].tolist()),
         probes=probes,
+        log=directory.read_statement_log(),
     )
 
 
@@ -216,7 +222,12 @@ def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
     requests: Counter[str] = Counter()
     for one in runs:
         requests.update(one.requests)
-    metrics: Metrics = {**summary.metrics(measured), **server_metrics.metrics(server_delta, meta.profile, requests)}
+    logs = [one.log for one in runs]
+    metrics: Metrics = {
+        **summary.metrics(measured),
+        **server_metrics.metrics(server_delta, meta.profile, requests),
+        **statement_log.metrics(logs),
+    }
     return RunResult(
         meta=meta,
         summary=measured,
@@ -225,8 +236,14 @@ def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
         metrics=metrics,
         verdicts=threshold.evaluate(asked.thresholds, metrics, meta.profile, asked.strict),
         probes=runs[0].probes if len(runs) == 1 else {},
-        warnings=tuple(dict.fromkeys(text for one in runs for text in (*one.meta.warnings, *one.servers.warnings))),
+        warnings=tuple(dict.fromkeys(text for one in runs for text in _doubts(one))),
+        slow=slow_statements.inventory(logs, server_delta.statements),
     )
+
+
+def _doubts(one: Evidence) -> tuple[str, ...]:
+    of_log = () if one.log is None else statement_log.doubts(one.log, one.servers)
+    return (*one.meta.warnings, *one.servers.warnings, *of_log)
 
 
 def worst(codes: Iterable[int]) -> int:

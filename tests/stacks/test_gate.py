@@ -168,6 +168,15 @@ def test_a_pair_of_runs_gives_a_whole_benchmark(stacks: dict[Any, StackAddresses
     assert len(benchmark.targets) == 7
     assert [row.metric for row in benchmark.targets if row.actual is None] == []
     assert "cannot be said" in benchmark.conclusion
+    for side in (benchmark.day31, benchmark.day40):
+        query_p95 = side.metrics["query_p95_ms"][None]
+        assert query_p95 is not None
+        assert query_p95.low is not None
+        assert query_p95.low <= query_p95.value
+        assert side.slow is not None
+        assert side.slow.logged == query_p95.count
+    for run in directory.runs():
+        assert run.slow_queries_path.read_text().startswith("user,roles,fingerprint,count,")
     assert benchmark.day40.servers is not None
     assert benchmark.day40.servers.cache is not None
     assert benchmark.day40.servers.cache.lookups > 0

@@ -24,6 +24,8 @@ from harness.model import (
     RunResult,
     Scenario,
     ServerDelta,
+    SlowStatement,
+    SlowStatements,
     StatementDelta,
     Step,
     Summary,
@@ -215,6 +217,17 @@ def servers(profile: Profile) -> ServerDelta:
     )
 
 
+def slow(profile: Profile) -> SlowStatements:
+    """day31 has two slow statements, day40 none."""
+    plan = {"Plan": {"Node Type": "Seq Scan", "Relation Name": "health_record", "Filter": "(details @> ?::jsonb)"}}
+    health = "SELECT id FROM farm.health_record WHERE details @> $1"
+    rows = (
+        SlowStatement("api", statements.fingerprint(health), health, ("api",), 3, 720.4, 301.25, plan),
+        SlowStatement("odoo", "f00", "SELECT name FROM res_partner WHERE id IN ($1, …)", (), 1, 104.0, 104.0, None),
+    )
+    return SlowStatements(100.0, 612, 6075.0, rows if profile == "day31" else ())
+
+
 def metrics(result_summary: Summary, delta: ServerDelta | None, profile: Profile) -> Metrics:
     by_endpoint = {s.endpoint: s.latency.p95_ms if s.latency else None for s in result_summary.endpoints}
     pooled = result_summary.pooled
@@ -267,6 +280,7 @@ def result(profile: Profile, number: int = 1, *, delta: ServerDelta | None = Non
             "pool.odoo.sv_active": tuple((float(s), float(s % 5)) for s in range(75)),
         },
         warnings=("Load generator: its loop lagged by 12 ms at most; use more workers if that rises.",),
+        slow=slow(profile),
     )
 
 
@@ -295,6 +309,7 @@ def without_data(profile: Profile) -> RunResult:
         verdicts=evaluate(SCENARIO.thresholds, {}, profile),
         probes={},
         warnings=(),
+        slow=None,
     )
 
 

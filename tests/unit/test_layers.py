@@ -14,10 +14,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "units"}),
     frozenset({"scenario", "arrivals", "threshold", "summary", "compare", "verdict_text"})
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
-    | {"statements", "servers", "server_metrics", "server_csv", "wal_archive"}
+    | {"statements", "servers", "server_metrics", "server_csv", "wal_archive", "statement_log", "slow_statements"}
     | {"charts", "report", "report_headline", "report_facts", "report_text"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
-    | {"stack", "services"},
+    | {"stack", "services", "server_log"},
     frozenset({"runner", "benchmark", "locust_plugin"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -135,9 +135,10 @@ def test_what_readers_are_told_of_a_valid_load(message, said):
 # --- the conversation ----------------------------------------------------------------------------------------------
 
 PROGRAM = """
-import contextlib, sys, time
+import contextlib, sys, time, types
 from built_snapshots import snapshot
 from harness import live, observe
+from harness.errors import StackError
 
 class Probes:
     warnings = ["redis: samples are missing"]
@@ -148,21 +149,31 @@ class Probes:
     def snapshot(self): return snapshot(at_s=time.monotonic())
 
 live.SETTLED_S = observe.SAMPLE_EVERY_S = 0.02
-observe.stack.read = lambda profile: None
+observe.stack.read = lambda profile: types.SimpleNamespace(admin_dsn="dsn", database="d")
 observe.stack.reserved = lambda profile: contextlib.nullcontext()
 observe.reset.stack = lambda addresses: None
 observe.probe.Probes = Probes
 observe.probe.snapshot = lambda addresses: snapshot(at_s=time.monotonic())
 observe.probe.wait_for_quiet_statistics = lambda *of: True
+
+def since(dsn, start):
+    if sys.argv[2:] == ["no log"]:
+        raise StackError("postgresql: its log cannot be read")
+    return [
+        b'{"error_severity": "LOG", "user": "api", "dbname": "d", "message": "duration: 7.0 ms  execute x: SELECT 1"}'
+    ]
+
+observe.server_log.position = lambda dsn: {"postgresql.json": 7}
+observe.server_log.since = since
 sys.exit(observe.main())
 """
 
 
 class Observer:
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, *arguments: str) -> None:
         places = {"PYTHONPATH": f"{CHECKOUT}:{Path(__file__).parent}", "PATH": ""}
         self.child = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(run.path)],
+            [sys.executable, "-c", PROGRAM, str(run.path), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -241,6 +252,19 @@ def test_a_run_is_judged_while_it_goes_on_and_ended_by_a_broken_limit(run: RunDi
     assert meta.warnings[0] == "redis: samples are missing"
     assert run.read_snapshot("after").monotonic_us > run.read_snapshot("before").monotonic_us
     assert "host.cpu_pct" in run.read_probes(0)
+    assert [one.duration_ms for one in run.read_statement_log().statements] == [7.0]
+
+
+def test_a_log_that_cannot_be_read_is_a_warning_and_no_data(run: RunDir) -> None:
+    observer = Observer(run, "no log")
+    with observer.child:
+        observer.hear()
+        observer.tell({"event": "steady", "at_us": 0, "end_us": None})
+        observer.tell(drained())
+        assert observer.hear() == {"event": "observed"}
+    assert run.read_statement_log() is None
+    (warning,) = [text for text in run.read_meta().warnings if "its log cannot be read" in text]
+    assert warning.endswith("query_p95_ms and slow statements have no data")
 
 
 def test_the_end_of_locust_before_the_end_of_the_run_makes_it_invalid(run: RunDir, observer: Observer) -> None:

@@ -12,7 +12,7 @@ import built_results as built
 import pytest
 
 from harness import compare, report
-from harness.model import Benchmark, Estimate, RunResult
+from harness.model import Benchmark, Estimate, RunResult, SlowStatement
 from harness.threshold import evaluate
 
 DATA = Path(__file__).parent.parent / "data"
@@ -74,6 +74,7 @@ def hostile_run() -> RunResult:
     hostile_statements = tuple(
         replace(s, role=HOSTILE, name=None, query=f"SELECT '{HOSTILE}'") for s in delta.statements
     )
+    hostile_slow = SlowStatement(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), 1, 101.0, 101.0, {HOSTILE: HOSTILE})
     return replace(
         run,
         meta=replace(
@@ -109,6 +110,7 @@ def hostile_run() -> RunResult:
         probes={f"cpu_pct.{HOSTILE}": ((0.0, 1.0), (1.0, 2.0))},
         verdicts=tuple(replace(verdict, endpoint=HOSTILE) for verdict in run.verdicts),
         warnings=(HOSTILE,),
+        slow=replace(built.slow("day31"), rows=(hostile_slow,)),
     )
 
 
@@ -370,3 +372,14 @@ def test_counts_of_an_older_run_are_shown_as_far_as_they_go():
     assert "counted of itself; CPU is of one core, as each of its processes can use no more: no data" in rendered(
         "empty-run"
     )
+
+
+def test_slow_statements_are_listed_or_said_to_be_none():
+    text = " ".join(" ".join(Page(rendered("benchmark")).text).split())
+    assert "none of about 6,075 statements (612 logged) took 100.0 ms or longer" in text
+    page = rendered("run-day31")
+    assert re.search(r"res_partner.*not counted.*104\.0 ms", page)
+    assert re.search(r"<details><summary>Plan[^<]*</summary><pre>[^<]*health_record", page)
+    assert "statement log was not read" in rendered("empty-run")
+    many = replace(built.slow("day31"), rows=built.slow("day31").rows * 12)
+    assert "the first 20 of 24" in report.render_run(replace(built.result("day31"), slow=many))
