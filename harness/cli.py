@@ -9,14 +9,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from harness import CHECKOUT
+from harness import CHECKOUT, units
 from harness.errors import HarnessError, InputError
 from harness.model import PROFILES, Profile
 
@@ -51,6 +51,17 @@ EXAMPLES = {
   dairyperf benchmark --pairs 1 --duration 20s
 """,
     "report": "examples:\n  dairyperf report reports/runs/20261123T134500Z-quick-day40\n",
+    "indexes": """examples:
+  dairyperf indexes check                         are all of Day 32 there, valid, as specified, on every partition?
+  dairyperf indexes create --profile day31        build them under load; goes on where it was stopped
+  dairyperf indexes drop --profile day40          back to Day 31; a stack's next run starts from its seed again
+  dairyperf indexes create --dsn 'host=db dbname=smart_dairy user=postgres passfile=/etc/dairy/pgpass'
+""",
+    "maintenance": """examples:
+  dairyperf maintenance                           all tables of the day40 stack that is up
+  dairyperf maintenance --dead-rows 50000 --dsn 'host=db dbname=smart_dairy user=postgres passfile=/etc/dairy/pgpass'
+  0 3 * * *  cd CHECKOUT && ./dairyperf maintenance --dsn …          as a line of crontab
+""",
     "doctor": "examples:\n  dairyperf doctor\n",
     "test": "examples:\n  dairyperf test\n  dairyperf test tests/unit -k threshold\n",
 }
@@ -108,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--seed", type=_positive, help="seed of the synthetic herd (default 42)")
         added.add_argument("--odoo-source", type=_path, metavar="DIR", help="use this checkout of Odoo 19.0")
 
+    def database_options(added: argparse.ArgumentParser) -> None:
+        which = added.add_mutually_exclusive_group()
+        which.add_argument("--profile", choices=PROFILES, default="day40", help="a stack that is up (default day40)")
+        which.add_argument("--dsn", help="another database: PostgreSQL's own port, as the tables' owner or superuser")
+
     up = command("up", "start the stack and leave it running")
     up.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
     stack_options(up)
@@ -152,6 +168,14 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", "judge runs and render their reports again, from their files alone")
     report.add_argument("directories", nargs="+", type=Path, metavar="DIR")
+
+    index = command("indexes", "create, drop or check the indexes of Day 32 in a database that is in use")
+    index.add_argument("action", choices=["create", "drop", "check"])
+    database_options(index)
+
+    care = command("maintenance", "make the next quarter's partition, vacuum and analyze every table, report dead rows")
+    database_options(care)
+    care.add_argument("--dead-rows", type=_positive, metavar="N", help="a table may keep so many (default 10000)")
 
     command("doctor", "what this machine has, what is missing, what would be fetched")
     test = command("test", "run the tests (arguments go to pytest)")
@@ -349,6 +373,74 @@ def _add_step_summary(text: str) -> None:
     except OSError as fault:
         remedy = "name a file that can be written, or none"
         err.print(f"dairyperf: GITHUB_STEP_SUMMARY {path}: {fault.strerror}; {remedy}", style="yellow")
+
+
+def _database(arguments: argparse.Namespace) -> str:
+    """Where the chosen database is changed: direct, as its superuser."""
+    from psycopg.conninfo import make_conninfo
+
+    from harness import stack
+
+    if arguments.dsn:
+        return str(arguments.dsn)
+    addresses = stack.read(arguments.profile)
+    return make_conninfo(addresses.admin_dsn, dbname=addresses.database)
+
+
+def _indexes(arguments: argparse.Namespace) -> int:
+    from harness import indexes
+
+    if arguments.action == "check":
+        return _show_index_check(indexes.check(_database(arguments)))
+    change = indexes.create if arguments.action == "create" else indexes.drop
+    done = change(_database(arguments), _say)
+    table = Table("statement", "time", "attempts", title=f"indexes {arguments.action}")
+    for one in done:
+        table.add_row(one.statement, units.format_ms(1000 * one.elapsed_s), str(one.attempts))
+    if done:
+        out.print(table, markup=False)
+    else:
+        out.print(f"indexes {arguments.action}: nothing was left to do")
+    return 0
+
+
+def _show_index_check(found: Mapping[str, Sequence[str]]) -> int:
+    from fixtures.indexes import day32
+
+    known = {index.name: index for index in day32()}
+    table = Table("index", "table", "made for", "state", title="indexes check")
+    for name, problems in found.items():
+        index = known.get(name)
+        place, query = (f"{index.schema}.{index.table}", index.query) if index else ("", "")
+        table.add_row(name, place, query, "; ".join(problems) or "valid")
+    out.print(table, markup=False)
+    wrong = sum(bool(problems) for problems in found.values())
+    if wrong:
+        err.print(
+            f"dairyperf: {wrong} of {len(found)} indexes are not as they should be; run indexes create", style="red"
+        )
+    return 1 if wrong else 0
+
+
+def _maintenance(arguments: argparse.Namespace) -> int:
+    from harness import maintenance
+
+    limit = arguments.dead_rows or maintenance.DEAD_ROWS_LIMIT
+    done = maintenance.run(_database(arguments), _say, dead_rows_limit=limit)
+    table = Table("table", "time", "pages", "live rows", "dead before", "dead after", "problem", title="maintenance")
+    for one in done.tables:
+        dead = (
+            f"{count:,}" + ("" if share is None else f" ({units.format_pct(share)})")
+            for count, share in ((one.dead_before, one.dead_before_pct), (one.dead_after, one.dead_after_pct))
+        )
+        name, took = f"{one.schema}.{one.table}", units.format_ms(1000 * one.elapsed_s)
+        table.add_row(name, took, f"{one.pages:,}", f"{one.live:,}", *dead, one.problem or "")
+    out.print(table, markup=False)
+    out.print(f"{len(done.tables)} tables; partitions of farm.milk_production made: {done.partitions_made}")
+    wrong = sum(one.problem is not None for one in done.tables)
+    if wrong:
+        err.print(f"dairyperf: {wrong} of {len(done.tables)} tables have a problem; see the last column", style="red")
+    return 1 if wrong else 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -1,5 +1,4 @@
-"""Fills a database: schema, synthetic herd by COPY, Day 40's indexes and policies; and proves by a checksum what is in
-it."""
+"""Fills a database: schema, synthetic herd by COPY, Day 40's policies; and proves by a checksum what is in it."""
 
 from __future__ import annotations
 
@@ -39,18 +38,6 @@ def create_schema(connection: Connection, as_of: date) -> None:
         for path in sorted((FIXTURES / "schema").glob("*.sql")):
             with _faults(f"fixtures/schema/{path.name}"):
                 _run_file(connection, path)
-
-
-def create_indexes(connection: Connection) -> None:
-    """What day40 has beyond day31. Raises StackError."""
-    with _faults("fixtures/indexes/day40.sql"), connection.transaction():
-        _run_file(connection, FIXTURES / "indexes" / "day40.sql")
-
-
-def drop_indexes(connection: Connection) -> None:
-    """Back to day31. Raises StackError."""
-    with _faults("fixtures/indexes/rollback.sql"), connection.transaction():
-        _run_file(connection, FIXTURES / "indexes" / "rollback.sql")
 
 
 def create_policies(connection: Connection) -> None:

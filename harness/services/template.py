@@ -20,8 +20,9 @@ from datetime import date
 from pathlib import Path
 
 import psycopg
+import psycopg.conninfo
 
-from harness import CHECKOUT
+from harness import CHECKOUT, index_plan, indexes
 from harness import seed as seeding
 from harness.errors import StackError
 from harness.model import Profile
@@ -90,7 +91,8 @@ def _digest(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date) -
     made_from = [CHECKOUT / "fixtures/schema", CHECKOUT / "fixtures/herd", CHECKOUT / "fixtures/odoo_addons"]
     made_from += [CHECKOUT / "fixtures/endpoints.py"]
     if profile == "day40":
-        made_from += [CHECKOUT / "fixtures/indexes", CHECKOUT / "fixtures/security/policies.sql"]
+        made_from += [CHECKOUT / "fixtures/indexes", Path(indexes.__file__), Path(index_plan.__file__)]
+        made_from += [CHECKOUT / "fixtures/security/policies.sql"]
     made_from += [Path(__file__), Path(seeding.__file__)]
     owner = provision.service_user()
     key = [tools.versions, herd, seed, as_of.isoformat(), owner.uid if owner else os.geteuid()]
@@ -137,8 +139,8 @@ def _build(scratch: Path, tools: Tools, herd: int, seed: int, as_of: date, say: 
 
 
 def _make_day40(dsn: str) -> None:
+    indexes.create(psycopg.conninfo.make_conninfo(dsn, dbname=SEED_DATABASE), lambda _: None)
     with psycopg.connect(dsn, dbname=SEED_DATABASE) as connection:
-        seeding.create_indexes(connection)
         seeding.create_policies(connection)
         connection.commit()
     with psycopg.connect(dsn, dbname=SEED_DATABASE, autocommit=True) as connection:
