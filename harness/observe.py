@@ -35,10 +35,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from harness import probe, reset, stack
+from harness import plans, probe, reset, stack
 from harness.errors import HarnessError, RunInvalid, StackError
 from harness.live import Live
-from harness.model import Phases, Profile, RunMeta, Scenario, StackAddresses
+from harness.model import Phases, Profile, RunMeta, Scenario, Snapshot, StackAddresses
 from harness.rundir import RunDir
 
 SAMPLE_EVERY_S = 1.0
@@ -76,6 +76,7 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
                 aborted = True
                 _say({"event": "abort", "limit": limit})
 
+        before: Snapshot | None = None
         drained: dict[str, Any] | None = None
         for message in _messages(sample):
             match message["event"]:
@@ -96,7 +97,10 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
         warnings = list(probes.warnings)
         if not probe.wait_for_quiet_statistics(addresses, QUIET_S):
             warnings.append("PostgreSQL did not fall quiet after the run: table statistics may lack the last seconds")
-        run.write_snapshot("after", probe.snapshot(addresses))
+        after = probe.snapshot(addresses)
+        run.write_snapshot("after", after)
+    if before is not None:
+        warnings += plans.take(run, addresses, before, after, meta.queries)
     reasons = invalid_because(drained, meta.scenario, meta.profile)
     run.write_meta(
         dataclasses.replace(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness import (
     load,
+    plan,
     provenance,
     report,
     rundir,
@@ -25,7 +26,7 @@ from harness import (
     verdict_text,
 )
 from harness.errors import InputError, RunInvalid, StackError
-from harness.model import Metrics, Profile, RunMeta, RunResult, Scenario, ServerDelta, Snapshot, Verdict
+from harness.model import Metrics, Profile, QueryPlans, RunMeta, RunResult, Scenario, ServerDelta, Snapshot, Verdict
 from harness.rundir import RunDir
 from harness.summary import RunSamples
 
@@ -57,6 +58,7 @@ class Evidence:
     servers: ServerDelta
     requests: Mapping[str, int]
     probes: rundir.Probes
+    plans: QueryPlans | None
 
 
 def load_scenario(
@@ -193,6 +195,7 @@ def read(directory: RunDir) -> Evidence:
     ]
     origin_us = meta.phases.origin_monotonic_us
     started_us = samples["start_us"] + origin_us
+    plans = directory.read_plans()
     between = (started_us >= before.monotonic_us) & (started_us < after.monotonic_us)
     return Evidence(
         meta=dataclasses.replace(meta, state="invalid" if reasons else meta.state, reasons=tuple(reasons)),
@@ -202,6 +205,7 @@ def read(directory: RunDir) -> Evidence:
         servers=servers.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)),
         requests=Counter(endpoints[index] for index in samples["endpoint"][between].tolist()),
         probes=directory.read_probes(origin_us),
+        plans=None if plans is None else plan.read(plans),
     )
 
 
@@ -222,6 +226,7 @@ def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
         verdicts=threshold.evaluate(asked.thresholds, metrics, meta.profile, asked.strict),
         probes=runs[0].probes if len(runs) == 1 else {},
         warnings=tuple(dict.fromkeys(text for one in runs for text in (*one.meta.warnings, *one.servers.warnings))),
+        plans=next((one.plans for one in reversed(runs) if one.plans is not None), None),
     )
 
 

@@ -15,9 +15,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"scenario", "arrivals", "threshold", "summary", "compare", "verdict_text"})
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "servers", "server_metrics", "server_csv"}
-    | {"charts", "report", "report_headline", "report_facts", "report_text"},
+    | {"charts", "report", "report_headline", "report_facts", "report_plans", "report_text"}
+    | {"plan", "plan_text"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
-    | {"stack", "services"},
+    | {"stack", "services", "plans"},
     frozenset({"runner", "benchmark", "locust_plugin"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

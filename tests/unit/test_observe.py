@@ -154,6 +154,7 @@ observe.reset.stack = lambda addresses: None
 observe.probe.Probes = Probes
 observe.probe.snapshot = lambda addresses: snapshot(at_s=time.monotonic())
 observe.probe.wait_for_quiet_statistics = lambda *of: True
+observe.plans.take = lambda *of: []
 sys.exit(observe.main())
 """
 
