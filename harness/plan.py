@@ -218,9 +218,9 @@ def _sequential(scans: Sequence[PlanScan], relations: Relations) -> Iterator[str
         read = kept + sum(scan.removed or 0 for scan in executed)
         share_pct = 100 * kept / read if read else 100.0
         why = (
-            "so large a share that an index would not help"
+            "too large a share for an index to help"
             if share_pct >= LARGE_SHARE_PCT
-            else "no index serves its condition, or the planner takes it for dearer"
+            else "no index serves it, or was dearer"
         )
         yield f"reads {place} sequentially: {read:,.0f} rows, keeps {kept:,.0f} ({share_pct:.1f} %): {why}"
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL with the herd in it and nothing around it: for what needs the database alone, at any size, for a while."""
+"""A PostgreSQL with the herd in it and nothing around it, for a while: for what needs the database alone."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import built_plans
+
 from harness import compare, server_metrics, statements
 from harness.model import (
     ArrivalStats,
@@ -264,6 +266,7 @@ def result(profile: Profile, number: int = 1, *, delta: ServerDelta | None = Non
             "pool.odoo.sv_active": tuple((float(s), float(s % 5)) for s in range(75)),
         },
         warnings=("Load generator: its loop lagged by 12 ms at most; use more workers if that rises.",),
+        plans=built_plans.plans(profile),
     )
 
 
@@ -292,6 +295,7 @@ def without_data(profile: Profile) -> RunResult:
         verdicts=evaluate(SCENARIO.thresholds, {}, profile),
         probes={},
         warnings=(),
+        plans=None,
     )
 
 
