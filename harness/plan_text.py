@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pglast import keywords
+
+_KEYWORDS = keywords.RESERVED_KEYWORDS | keywords.COL_NAME_KEYWORDS | keywords.TYPE_FUNC_NAME_KEYWORDS
 _STRATEGIES = {"Hashed": "HashAggregate", "Sorted": "GroupAggregate", "Mixed": "MixedAggregate"}
 # What a node's own lines say, in EXPLAIN's order; Output is left out, as without VERBOSE.
 _LINES = (
@@ -13,6 +17,7 @@ _LINES = (
     "Presorted Key",
     "Group Key",
     "Cache Key",
+    "Cache Mode",
     "Merge Cond",
     "Hash Cond",
     "Join Filter",
@@ -60,13 +65,20 @@ def node_label(fields: Mapping[str, Any], bare: bool = False) -> str:
         return str(kind)
     if fields.get("Parallel Aware"):
         kind = f"Parallel {kind}"
+    if fields.get("Scan Direction") == "Backward":
+        kind += " Backward"
     if "Index Name" in fields:
         kind += f" on {fields['Index Name']}" if kind == "Bitmap Index Scan" else f" using {fields['Index Name']}"
     if "Relation Name" in fields:
-        name = ".".join(fields[part] for part in ("Schema", "Relation Name") if part in fields)
+        kind += " on " + ".".join(_quoted(fields[part]) for part in ("Schema", "Relation Name") if part in fields)
         alias = fields.get("Alias")
-        kind += f" on {name}" + (f" {alias}" if alias not in (None, fields["Relation Name"]) else "")
+        kind += f" {_quoted(alias)}" if alias not in (None, fields["Relation Name"]) else ""
     return str(kind)
+
+
+def _quoted(name: str) -> str:
+    """As quote_identifier does: whatever is no plain lower-case name, and every word that SQL keeps to itself."""
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) and name not in _KEYWORDS else f'"{name}"'
 
 
 def _node_lines(fields: Mapping[str, Any], depth: int) -> Iterator[str]:
