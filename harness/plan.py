@@ -137,7 +137,7 @@ def _scans(node: PlanNode, relations: Relations) -> Iterator[PlanScan]:
         if one.relation is None or not one.kind.endswith("Scan"):
             continue
         schema = one.fields.get("Schema", "public")
-        used = [part.fields["Index Name"] for part in one.all() if "Index Name" in part.fields]
+        used = [part.fields["Index Name"] for part in _index_parts(one)]
         yield PlanScan(
             kind=one.kind,
             relation=one.relation,
@@ -150,6 +150,15 @@ def _scans(node: PlanNode, relations: Relations) -> Iterator[PlanScan]:
         )
 
 
+def _index_parts(scan: PlanNode) -> Iterator[PlanNode]:
+    """The nodes that name the scan's own indexes: itself, or those that make its bitmap; never a subplan's."""
+    if "Index Name" in scan.fields:
+        yield scan
+    for child in scan.children:
+        if child.kind in _BITMAPS:
+            yield from _index_parts(child)
+
+
 def _family(name: str, relations: Relations) -> str:
     """The partitioned table or index that it is a part of, else itself."""
     relation = relations.get(name)
@@ -157,11 +166,12 @@ def _family(name: str, relations: Relations) -> str:
 
 
 def _shape(root: PlanNode, relations: Relations) -> str:
-    def shape(node: PlanNode) -> tuple[Any, ...]:
-        schema = node.fields.get("Schema", "public")
+    def shape(node: PlanNode, schema: str) -> tuple[Any, ...]:
+        # the parts of a bitmap name no schema: theirs is the table's above
+        schema = node.fields.get("Schema", schema)
         index = node.fields.get("Index Name")
         table = None if node.relation is None else _family(node.relation, relations)
-        children = [shape(child) for child in node.children]
+        children = [shape(child, schema) for child in node.children]
         if node.kind in _ONE:
             children = list(dict.fromkeys(children))
             if len(children) == 1:
@@ -170,7 +180,7 @@ def _shape(root: PlanNode, relations: Relations) -> str:
         named = None if index is None else _family(f"{schema}.{index}", relations)
         return (node_label(node.fields, bare=True), table, named, *children)
 
-    return hashlib.sha256(repr(shape(root)).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(shape(root, "public")).encode()).hexdigest()[:12]
 
 
 def touched_partitions(plan: QueryPlan) -> tuple[str, ...]:

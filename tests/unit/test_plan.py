@@ -224,6 +224,21 @@ def test_a_shape_knows_neither_the_number_of_partitions_nor_times_and_rows(numbe
     assert shape(node("Sort", 1, 1, mixed)) != one
 
 
+def bitmap(number: int) -> dict[str, Any]:
+    index = node("Bitmap Index Scan", 10, 10, Index_Name=f"milk_{number}_idx")
+    return node("Bitmap Heap Scan", 10, 10, index, Schema="farm", Relation_Name=f"milk_{number}")
+
+
+def test_the_indexes_of_a_scan_are_its_own_and_its_bitmaps_but_no_subplans():
+    both = node("BitmapOr", 0, 10, *(part for one in (0, 1) for part in bitmap(one)["Plans"]))
+    subplan = quarter(2) | {"Parent Relationship": "SubPlan"}
+    root = node("Bitmap Heap Scan", 10, 10, both, subplan, Schema="farm", Relation_Name="animal")
+    found = plan.parse("made up", {"Plan": root}, {})
+    assert [scan.indexes for scan in found.scans] == [("farm.milk_0_idx", "farm.milk_1_idx"), ("farm.milk_2_idx",)]
+    shapes = [plan.parse("made up", {"Plan": bitmap(number)}, QUARTERS).shape for number in (0, 1)]
+    assert shapes[0] == shapes[1]
+
+
 # --- differences ---------------------------------------------------------------------------------------------------
 
 TABLES = ("farm.animal", "farm.milk_production", "sales.order")
