@@ -71,13 +71,8 @@ def take(
         return [f"plans: not captured, {type(error).__name__}: {_line(error)}; see PostgreSQL's log, and run again"]
     missing = [stem.replace("_", " ") for stem, document in documents.items() if "error" in document]
     if missing:
-        return [f"plans: {len(missing)} of {len(queries_of(documents))} could not be taken ({', '.join(missing)})"]
+        return [f"plans: could not be taken of {', '.join(missing)}; the section on plans says why"]
     return []
-
-
-def queries_of(documents: Mapping[str, Any]) -> list[str]:
-    """The stems of the documents that are a query's."""
-    return [stem for stem in documents if stem not in (plan.RELATIONS, plan.STATEMENTS)]
 
 
 def capture(
