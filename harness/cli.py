@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,10 @@ EXAMPLES = {
   dairyperf benchmark --quick           2 pairs of 60 s: judges the limits
   dairyperf benchmark                   10 pairs of 30 s
   dairyperf benchmark --pairs 1 --duration 20s
+""",
+    "plans": """examples:
+  dairyperf plans --herd 2550           the 20 most critical queries at 10 times the herd, both profiles
+  dairyperf plans --profile day40
 """,
     "report": "examples:\n  dairyperf report reports/runs/20261123T134500Z-quick-day40\n",
     "indexes": """examples:
@@ -165,6 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--threshold", action="append", default=[], metavar="T")
     bench.add_argument("--out", type=_path, metavar="DIR")
     stack_options(bench)
+
+    plans = command("plans", "plans of the 20 most critical queries, in a PostgreSQL of their own, at any herd")
+    plans.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
+    plans.add_argument("--herd", type=_positive, help="head of cattle (default 255)")
+    plans.add_argument("--seed", type=_positive, help="seed of the synthetic herd (default 42)")
+    plans.add_argument("--out", type=_path, metavar="DIR", help="where they are kept (default reports/runs)")
 
     report = command("report", "judge runs and render their reports again, from their files alone")
     report.add_argument("directories", nargs="+", type=Path, metavar="DIR")
@@ -328,6 +339,27 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     with _stack("day31", arguments), _stack("day40", arguments):
         directory = benchmark.run(_runs_root(arguments), scenario, arguments.pairs or pairs, _say)
     return _show(benchmark.judge(directory))
+
+
+def _plans(arguments: argparse.Namespace) -> int:
+    from harness import plans, report_plans, stack
+
+    herd = arguments.herd or stack.DEFAULT_HERD
+    seed, as_of = arguments.seed or stack.DEFAULT_SEED, date.fromisoformat(stack.DEFAULT_AS_OF)
+    found = plans.survey(herd, seed, as_of, _profiles(arguments.profile), _say)
+    page, read = plans.write_survey(_runs_root(arguments), herd, found, datetime.now(UTC))
+    table = Table("query", "day", "time", "blocks", "read by", "partitions", "findings", title=f"{herd:,} head")
+    for row in report_plans.plan_rows(tuple(read.items())):
+        for cells in row.sides:
+            read_by = cells.missing or ", ".join(cells.scans)
+            table.add_row(
+                row.name, cells.side, cells.time, cells.blocks, read_by, cells.partitions, "; ".join(cells.findings)
+            )
+    out.print(table, markup=False)
+    for side, text in report_plans.plan_summaries(tuple(read.items())):
+        out.print(f"{side}: {text}", markup=False)
+    out.print(f"report: {page}", markup=False)
+    return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from harness.model import (
     ServerDelta,
     StatementComparison,
     StatementDelta,
+    StatementPlan,
     Summary,
     TargetRow,
     Threshold,
@@ -106,7 +107,7 @@ def time_change(row: StatementComparison) -> TimeChange | None:
     return TimeChange(calls_ms + mean_ms, calls_ms, mean_ms)
 
 
-def statement_label(row: StatementComparison, chars: int) -> str:
+def statement_label(row: StatementComparison | StatementPlan, chars: int) -> str:
     """A statement's name, else the start of its text without the column list (which says least); `chars` at most."""
     text = row.name or re.sub(r"^SELECT\s.*?\sFROM\s", "SELECT … FROM ", " ".join(row.query.split()))
     return text if len(text) <= chars else f"{text[: chars - 1]}…"

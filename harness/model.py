@@ -453,6 +453,67 @@ class SlowStatements:
     rows: tuple[SlowStatement, ...]
 
 
+# --- what was measured: plans --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlanScan:
+    """One relation as a plan reads it, all loops together. table: the partitioned table of a partition, else the
+    relation itself; indexes likewise by their parents' names. rows: those that it gave, removed: those that it read and
+    threw away, blocks: of shared buffers; None = it was planned and not executed."""
+
+    kind: str
+    relation: str
+    table: str
+    indexes: tuple[str, ...]
+    estimated_rows: float
+    rows: float | None
+    removed: float | None
+    blocks: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPlan:
+    """How the server answers one statement. name: as in fixtures/queries, with spaces. sequential: tables that it reads
+    sequentially, whole or by partitions that are large enough for an index to help. shape: equal for plans of the same
+    nodes over the same tables by the same indexes, however many partitions. What a plan that was never executed cannot
+    have is None. findings: what is wrong with it, in words."""
+
+    name: str
+    execution_ms: float | None
+    planning_ms: float | None
+    rows: float | None
+    blocks: int | None
+    scans: tuple[PlanScan, ...]
+    sequential: tuple[str, ...]
+    shape: str
+    findings: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatementPlan:
+    """The plan of one of a run's statements for any values of its parameters, never executed; None: why stands in
+    `reason`."""
+
+    role: str
+    name: str | None
+    query: str
+    calls: int
+    total_ms: float
+    plan: QueryPlan | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPlans:
+    """The plans that a run took after its last snapshot. missing: query -> why its plan could not be taken."""
+
+    critical: tuple[QueryPlan, ...]
+    missing: Mapping[str, str]
+    statements: tuple[StatementPlan, ...]
+
+
 # --- what was judged -----------------------------------------------------------------------------------------------
 
 # metric -> selector (None = pooled) -> estimate, or None where the data cannot say
@@ -506,7 +567,8 @@ class RunMeta:
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """One judged run (or one side of a benchmark: runs of a profile combined). settings: PostgreSQL's, read back.
-    slow: None = the statement log was not read."""
+    slow: None = the statement log was not read. plans: None = not captured; of a side: those of its last run that has
+    them."""
 
     meta: RunMeta
     summary: Summary
@@ -517,6 +579,7 @@ class RunResult:
     probes: Mapping[str, tuple[tuple[float, float], ...]]
     warnings: tuple[str, ...]
     slow: SlowStatements | None = None
+    plans: QueryPlans | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from harness import probe, reset, server_log, stack, statement_log
+from harness import plans, probe, reset, server_log, stack, statement_log
 from harness.errors import HarnessError, RunInvalid, StackError
 from harness.live import Live
 from harness.model import Phases, Profile, RunMeta, Scenario, Snapshot, StackAddresses
@@ -76,6 +76,7 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
                 aborted = True
                 _say({"event": "abort", "limit": limit})
 
+        before: Snapshot | None = None
         drained: dict[str, Any] | None = None
         logged = _Logged(addresses, run)
         for message in _messages(sample):
@@ -101,6 +102,8 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
         after = probe.snapshot(addresses)
         run.write_snapshot("after", after)
         warnings += logged.keep(after)
+    if before is not None:
+        warnings += plans.take(run, addresses, before, after, meta.queries)
     reasons = invalid_because(drained, meta.scenario, meta.profile)
     run.write_meta(
         dataclasses.replace(

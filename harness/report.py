@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from harness import charts, compare, report_facts
+from harness import charts, compare, report_facts, report_plans
 from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
 from harness.report_facts import Sides
 from harness.report_headline import benchmark_headline, run_headline
@@ -139,6 +139,12 @@ def render_benchmark(benchmark: Benchmark) -> str:
         settings=_differing(day31.settings, day40.settings),
         **_pictures(benchmark.runs or (day31, day40), benchmark.endpoints, benchmark.statements, probes),
     )
+
+
+def render_plans(herd: int, sides: report_plans.PlanSides) -> str:
+    """The page of the critical queries' plans alone, at a herd of that size, as HTML5 text."""
+    page = _environment().get_template("plans_page.html.j2")
+    return page.render(herd=herd, **_plan_values(sides))
 
 
 # --- warnings ------------------------------------------------------------------------------------------------------
@@ -297,6 +303,14 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def _plan_values(sides: report_plans.PlanSides) -> dict[str, Any]:
+    return {
+        "plan_rows": report_plans.plan_rows(sides),
+        "plan_summaries": report_plans.plan_summaries(sides),
+        "statement_plan_rows": report_plans.statement_plan_rows(sides),
+    }
+
+
 def _render(template: str, *, sides: Sides, **values: Any) -> str:
     return (
         _environment()
@@ -315,6 +329,7 @@ def _render(template: str, *, sides: Sides, **values: Any) -> str:
             tables=_tables(sides),
             small_tables={name for _, r in sides if r.servers for name in seq_scan_shares(r.servers).excluded},
             definitions=_definitions(sides),
+            **_plan_values([(side, result.plans) for side, result in sides]),
             **values,
         )
     )

@@ -174,6 +174,14 @@ class RunDir:
     def report_path(self) -> Path:
         return self.path / _REPORT
 
+    def write_plans(self, documents: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+        """plans/: a JSON file per document of `harness.plans`, and a text file for each that has a text."""
+        write_plans(self.plans_path, documents, texts)
+
+    def read_plans(self) -> dict[str, Any] | None:
+        """File stem -> document; None if the run has none. A file that cannot be read is {"error": …}."""
+        return read_plans(self.plans_path)
+
     @property
     def plans_path(self) -> Path:
         return self.path / "plans"
@@ -233,6 +241,38 @@ def _alive(pid: int, started: float) -> bool:
         return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+# --- plans ---------------------------------------------------------------------------------------------------------
+
+
+def create_survey(root: Path, herd: int, now: datetime) -> Path:
+    """A new directory `<UTC time>-plans-<herd>` under `root`, for plans that belong to no run."""
+    return _new_directory(root, f"{_stamp(now)}-plans-{herd}")
+
+
+def write_plans(folder: Path, documents: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+    """Raises StackError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise StackError(f"{folder}: {fault.strerror}; free space or make it writable, and run again") from fault
+    for stem, document in documents.items():
+        _write_json(folder / f"{stem}.json", document, Any)
+        if texts.get(stem):
+            write_atomic(folder / f"{stem}.txt", texts[stem], sync=False)
+
+
+def read_plans(folder: Path) -> dict[str, Any] | None:
+    if not folder.is_dir():
+        return None
+    documents: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            documents[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as fault:
+            documents[path.stem] = {"error": f"its file cannot be read: {fault}"}
+    return documents or None
 
 
 # --- benchmarks ----------------------------------------------------------------------------------------------------

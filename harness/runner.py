@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness import (
     load,
+    plan,
     provenance,
     report,
     rundir,
@@ -28,7 +29,18 @@ from harness import (
     wal_archive,
 )
 from harness.errors import InputError, RunInvalid, StackError
-from harness.model import Metrics, Profile, RunMeta, RunResult, Scenario, ServerDelta, Snapshot, StatementLog, Verdict
+from harness.model import (
+    Metrics,
+    Profile,
+    QueryPlans,
+    RunMeta,
+    RunResult,
+    Scenario,
+    ServerDelta,
+    Snapshot,
+    StatementLog,
+    Verdict,
+)
 from harness.rundir import RunDir
 from harness.summary import RunSamples
 
@@ -60,6 +72,7 @@ class Evidence:
     servers: ServerDelta
     requests: Mapping[str, int]
     probes: rundir.Probes
+    plans: QueryPlans | None
     log: StatementLog | None = None
 
 
@@ -200,6 +213,7 @@ def read(directory: RunDir) -> Evidence:
     origin_us = meta.phases.origin_monotonic_us
     probes = directory.read_probes(origin_us)
     started_us = samples["start_us"] + origin_us
+    plans = directory.read_plans()
     between = (started_us >= before.monotonic_us) & (started_us < after.monotonic_us)
     return Evidence(
         meta=dataclasses.replace(meta, state="invalid" if reasons else meta.state, reasons=tuple(reasons)),
@@ -211,6 +225,7 @@ def read(directory: RunDir) -> Evidence:
         ),
         requests=Counter(endpoints[index] for index in samples["endpoint"][between].tolist()),
         probes=probes,
+        plans=None if plans is None else plan.read(plans),
         log=directory.read_statement_log(),
     )
 
@@ -238,6 +253,7 @@ def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
         probes=runs[0].probes if len(runs) == 1 else {},
         warnings=tuple(dict.fromkeys(text for one in runs for text in _doubts(one))),
         slow=slow_statements.inventory(logs, server_delta.statements),
+        plans=next((one.plans for one in reversed(runs) if one.plans is not None), None),
     )
 
 

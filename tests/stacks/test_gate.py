@@ -19,7 +19,7 @@ import psutil
 import psycopg
 import pytest
 
-from harness import reset, rundir
+from harness import plan, reset, rundir
 from harness.model import StackAddresses
 from harness.rundir import BenchmarkDir, RunDir
 from harness.services import api, process
@@ -164,6 +164,11 @@ def test_a_pair_of_runs_gives_a_whole_benchmark(stacks: dict[Any, StackAddresses
     assert [run.path.name for run in directory.runs()] == ["01-day31", "02-day40"]
     for run in directory.runs():
         assert run.missing_parts() == []
+        plans = plan.read(run.read_plans() or {})
+        assert len(plans.critical) == 20
+        assert plans.missing == {}
+        assert sum(one.plan is not None for one in plans.statements) >= 5
+        assert len(list(run.plans_path.glob("*.txt"))) == 20
     benchmark = directory.read()
     assert len(benchmark.targets) == 7
     assert [row.metric for row in benchmark.targets if row.actual is None] == []
@@ -199,6 +204,7 @@ def test_a_pair_of_runs_gives_a_whole_benchmark(stacks: dict[Any, StackAddresses
     assert again.returncode == done.returncode
     page = (path / "report.html").read_text()
     assert not re.search(r"(?:src|href)=[\"']https?:", page)
+    assert "0 of 20 read a large table sequentially" in page
 
 
 def test_killed_in_the_middle(stacks: dict[Any, StackAddresses], scenario: Path, tmp_path: Path) -> None:

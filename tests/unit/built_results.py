@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import built_plans
+
 from harness import compare, server_metrics, statements
 from harness.model import (
     ArchiveDelta,
@@ -281,6 +283,7 @@ def result(profile: Profile, number: int = 1, *, delta: ServerDelta | None = Non
         },
         warnings=("Load generator: its loop lagged by 12 ms at most; use more workers if that rises.",),
         slow=slow(profile),
+        plans=built_plans.plans(profile),
     )
 
 
@@ -310,6 +313,7 @@ def without_data(profile: Profile) -> RunResult:
         probes={},
         warnings=(),
         slow=None,
+        plans=None,
     )
 
 

@@ -15,10 +15,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"scenario", "arrivals", "threshold", "summary", "compare", "verdict_text"})
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "servers", "server_metrics", "server_csv", "wal_archive", "statement_log", "slow_statements"}
-    | {"charts", "report", "report_headline", "report_facts", "report_text"}
-    | {"index_plan", "index_findings"},
+    | {"charts", "report", "report_headline", "report_facts", "report_plans", "report_text"}
+    | {"index_plan", "index_findings", "plan", "plan_text"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
-    | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance"},
+    | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance", "plans"},
     frozenset({"runner", "benchmark", "locust_plugin"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -165,6 +165,7 @@ def since(dsn, start):
 
 observe.server_log.position = lambda dsn: {"postgresql.json": 7}
 observe.server_log.since = since
+observe.plans.take = lambda *of: []
 sys.exit(observe.main())
 """
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import built_plans
 import built_results as built
 import pytest
 
 from harness import compare, report
-from harness.model import Benchmark, Estimate, RunResult, SlowStatement
+from harness.model import PROFILES, Benchmark, Estimate, QueryPlans, RunResult, SlowStatement
 from harness.threshold import evaluate
 
 DATA = Path(__file__).parent.parent / "data"
@@ -71,6 +72,22 @@ def hostile_run() -> RunResult:
     run = built.result("day40")
     endpoints = tuple(replace(stats, endpoint=f"{HOSTILE} {stats.endpoint}") for stats in run.summary.endpoints)
     delta = run.servers
+    assert run.plans is not None
+    hostile_plan = replace(
+        run.plans.critical[0],
+        scans=tuple(replace(scan, table=HOSTILE, indexes=(HOSTILE,)) for scan in run.plans.critical[0].scans),
+        sequential=(HOSTILE,),
+        findings=(HOSTILE,),
+        text=HOSTILE,
+    )
+    hostile_plans = QueryPlans(
+        critical=(replace(hostile_plan, name=HOSTILE),),
+        missing={f"missing {HOSTILE}": HOSTILE},
+        statements=tuple(
+            replace(run.plans.statements[0], role=HOSTILE, name=None, query=HOSTILE, plan=one, reason=HOSTILE)
+            for one in (hostile_plan, None)
+        ),
+    )
     hostile_statements = tuple(
         replace(s, role=HOSTILE, name=None, query=f"SELECT '{HOSTILE}'") for s in delta.statements
     )
@@ -111,6 +128,7 @@ def hostile_run() -> RunResult:
         verdicts=tuple(replace(verdict, endpoint=HOSTILE) for verdict in run.verdicts),
         warnings=(HOSTILE,),
         slow=replace(built.slow("day31"), rows=(hostile_slow,)),
+        plans=hostile_plans,
     )
 
 
@@ -135,6 +153,7 @@ PAGES = {
     ),
     "empty-benchmark": lambda: report.render_benchmark(empty_benchmark()),
     "empty-run": lambda: report.render_run(built.without_data("day31")),
+    "plans": lambda: report.render_plans(2550, [(profile, built_plans.plans(profile)) for profile in PROFILES]),
     "hostile-benchmark": lambda: report.render_benchmark(hostile_benchmark()),
     "hostile-run": lambda: report.render_run(hostile_run()),
 }
@@ -383,3 +402,41 @@ def test_slow_statements_are_listed_or_said_to_be_none():
     assert "statement log was not read" in rendered("empty-run")
     many = replace(built.slow("day31"), rows=built.slow("day31").rows * 12)
     assert "the first 20 of 24" in report.render_run(replace(built.result("day31"), slow=many))
+
+
+def plan_changes(html: str) -> dict[str, str]:
+    """Query -> what changed, of the side by side table."""
+    found = re.findall(r'">P\d+</a> ([^<]+)</th>.*\n<td class="text" rowspan="2">(.*?)</td></tr>', html)
+    return dict(found)
+
+
+def test_plans_stand_side_by_side_with_what_changed():
+    html = rendered("benchmark")
+    changes = plan_changes(html)
+    assert changes["milk history"] == (
+        "blocks 25 × fewer; time 99 × shorter; farm.milk_production: Seq Scan → Index Scan; "
+        "gains idx_farm_milk_prod_animal_date, idx_farm_milk_prod_date_shift"
+    )
+    assert "same plan" in changes["animal by tag"]
+    assert "</span>: 6 of 8 read a large table sequentially: daily milk report (farm.milk_production); " in html
+    assert "</span>: 0 of 8 read a large table sequentially." in html
+    assert "not explained: relation &#34;farm.gone&#34; does not exist" in html
+    assert html.count("<details") == html.count("<summary>") == 8 + 2 * 3
+
+
+def test_a_run_without_plans_says_so_and_one_side_alone_is_shown():
+    html = rendered("empty-run")
+    assert "Not captured: these runs have no plans." in html
+    day40 = built.result("day40")
+    lacking = replace(built.result("day31"), plans=None)
+    html = report.render_benchmark(built.benchmark(lacking, day40))
+    assert '<td class="text" colspan="7"><span class="absent">not captured</span></td>' in html
+    assert set(plan_changes(html).values()) == {'<span class="absent">cannot say</span>'}
+
+
+def test_a_plan_that_could_not_be_taken_is_named_with_the_reason():
+    run = built.result("day40")
+    plans = replace(run.plans, critical=run.plans.critical[1:], missing={"animal by tag": "timeout"})
+    html = report.render_run(replace(run, plans=plans))
+    assert '<span class="absent">timeout</span>' in html
+    assert "1 could not be taken." in html

@@ -285,3 +285,18 @@ def test_a_damaged_benchmark_is_named(tmp_path, text):
     (directory.path / "benchmark.json").write_text(text)
     with pytest.raises(InputError, match=r"benchmark\.json: "):
         directory.read()
+
+
+def test_plans_are_written_read_again_and_a_damaged_one_is_told(tmp_path):
+    run = RunDir(tmp_path)
+    assert run.read_plans() is None
+    documents = {"milk_trend": {"number": 1, "explain": [{"Plan": {}}]}, "_statements": []}
+    run.write_plans(documents, {"milk_trend": "Limit\n", "_statements": ""})
+    assert run.read_plans() == documents
+    assert (run.plans_path / "milk_trend.txt").read_text() == "Limit\n"
+    assert not (run.plans_path / "_statements.txt").exists()
+    (run.plans_path / "milk_trend.json").write_text('{"number"')
+    assert "cannot be read" in run.read_plans()["milk_trend"]["error"]
+    (run.plans_path / "milk_trend.json").unlink()
+    (run.plans_path / "_statements.json").unlink()
+    assert run.read_plans() is None
