@@ -123,7 +123,8 @@ class StackAddresses:
     postgres_dsn: direct, role `harness` (pg_monitor, reads everything). admin_dsn: direct, superuser, database
     postgres. pgbouncer_dsn: its admin console. checksum, counts: of the seeded data. pids: service -> first process.
     passfile: libpq's format. secrets_file: JSON {"odoo": {login: password},
-    "odoo_keys": {login: API key, for JSON-2}, "api_key": ..., "redis": ...}.
+    "odoo_keys": {login: API key, for JSON-2}, "api_keys": {login: the API service's key}, "api_key": the
+    administrator's of these, "redis": ...}.
     """
 
     profile: Profile

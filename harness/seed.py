@@ -1,4 +1,5 @@
-"""Fills a database: schema, synthetic herd by COPY, Day 40's indexes; and proves by a checksum what is in it."""
+"""Fills a database: schema, synthetic herd by COPY, Day 40's indexes and policies; and proves by a checksum what is in
+it."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from fixtures import endpoints
 from fixtures.herd import Table, generate
 from harness.errors import InputError, StackError
 
@@ -24,12 +26,16 @@ Progress = Callable[[str, int], None]
 
 
 def create_schema(connection: Connection, as_of: date) -> None:
-    """Roles, the eight schemas, tables, partitions for two years up to `as_of` and that year's rest, grants.
+    """Roles (one per endpoint among them), the eight schemas, tables, partitions for two years up to `as_of` and that
+    year's rest, grants.
 
     The connection is a superuser's. What exists already is left as it is. Raises StackError.
     """
     with _faults("schema"), connection.transaction():
-        connection.execute("SELECT set_config('app.as_of', %s, true)", [as_of.isoformat()])
+        connection.execute(
+            "SELECT set_config('app.as_of', %s, true), set_config('app.endpoints', %s, true)",
+            [as_of.isoformat(), ",".join(endpoints.SLUGS)],
+        )
         for path in sorted((FIXTURES / "schema").glob("*.sql")):
             with _faults(f"fixtures/schema/{path.name}"):
                 _run_file(connection, path)
@@ -45,6 +51,19 @@ def drop_indexes(connection: Connection) -> None:
     """Back to day31. Raises StackError."""
     with _faults("fixtures/indexes/rollback.sql"), connection.transaction():
         _run_file(connection, FIXTURES / "indexes" / "rollback.sql")
+
+
+def create_policies(connection: Connection) -> None:
+    """Row-level security, which day40 has beyond day31. Raises StackError."""
+    drop_policies(connection)
+    with _faults("fixtures/security/policies.sql"), connection.transaction():
+        _run_file(connection, FIXTURES / "security" / "policies.sql")
+
+
+def drop_policies(connection: Connection) -> None:
+    """Back to day31. Raises StackError."""
+    with _faults("fixtures/security/policies_rollback.sql"), connection.transaction():
+        _run_file(connection, FIXTURES / "security" / "policies_rollback.sql")
 
 
 def load(connection: Connection, herd: int, seed: int, as_of: date, progress: Progress | None = None) -> None:

@@ -32,6 +32,7 @@ CONFIG = _FIXTURES / "services/odoo"
 ADDONS = _FIXTURES / "odoo_addons"
 
 READY_PATH = "/web/health"
+ADMINISTRATOR = "admin"  # the login that Odoo's own data make
 PORT_TAKEN_EXIT_CODE = 98  # launch.py
 
 # What smart_dairy needs: web brings sessions and formatted_read_group, rpc is loaded server-wide.

@@ -105,8 +105,8 @@ def servers(request: Request) -> Iterator[StackAddresses]:
     template.restore(seeded, home)
     shutil.copy(seeded.folder / "odoo-install.log", logs)
     ports = _ports(request)
-    roles = {role: secrets.token_urlsafe(24) for role in ("postgres", "odoo", "api", "harness")}
-    api_key, redis_password = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    roles = {role: secrets.token_urlsafe(24) for role in ("postgres", "odoo", "api", "harness", "monitoring")}
+    redis_password = secrets.token_urlsafe(24)
     passfile, secrets_file = home / "passfile", home / "secrets.json"
 
     with contextlib.ExitStack() as running:
@@ -150,8 +150,16 @@ def servers(request: Request) -> Iterator[StackAddresses]:
             odoo_keys = {account.login: odoo.new_api_key() for account in accounts}
             odoo.set_api_keys(connection, odoo_keys)
             odoo.freeze_base_url(connection)
+        api_keys = {account.login: secrets.token_urlsafe(24) for account in accounts}
         _write_secret(
-            secrets_file, {"odoo": passwords, "odoo_keys": odoo_keys, "api_key": api_key, "redis": redis_password}
+            secrets_file,
+            {
+                "odoo": passwords,
+                "odoo_keys": odoo_keys,
+                "api_keys": api_keys,
+                "api_key": api_keys[odoo.ADMINISTRATOR],
+                "redis": redis_password,
+            },
         )
 
         pgbouncer_dsn = redis_url = None
@@ -241,6 +249,7 @@ def servers(request: Request) -> Iterator[StackAddresses]:
                 ),
                 passfile=passfile,
                 secrets_file=secrets_file,
+                accounts=accounts,
                 redis_url=redis_url,
             ),
             cwd=home,

@@ -57,8 +57,8 @@ def prepare(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date, s
                 else:
                     base = prepare("day31", tools, herd, seed, as_of, say)
                     copy_tree(base.folder, scratch)
-                    say("creating the indexes of Day 32")
-                    _with_server(scratch, tools, base.superuser_password, lambda dsn, _: _create_indexes(dsn))
+                    say("creating the indexes of Day 32 and the policies of Day 35")
+                    _with_server(scratch, tools, base.superuser_password, lambda dsn, _: _make_day40(dsn))
                 os.sync()  # the building server does not: it runs with fsync off
                 scratch.rename(folder)
             finally:
@@ -88,7 +88,9 @@ def copy_tree(source: Path, target: Path) -> None:
 
 def _digest(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date) -> str:
     made_from = [CHECKOUT / "fixtures/schema", CHECKOUT / "fixtures/herd", CHECKOUT / "fixtures/odoo_addons"]
-    made_from += [CHECKOUT / "fixtures/indexes"] if profile == "day40" else []
+    made_from += [CHECKOUT / "fixtures/endpoints.py"]
+    if profile == "day40":
+        made_from += [CHECKOUT / "fixtures/indexes", CHECKOUT / "fixtures/security/policies.sql"]
     made_from += [Path(__file__), Path(seeding.__file__)]
     owner = provision.service_user()
     key = [tools.versions, herd, seed, as_of.isoformat(), owner.uid if owner else os.geteuid()]
@@ -134,9 +136,10 @@ def _build(scratch: Path, tools: Tools, herd: int, seed: int, as_of: date, say: 
     _with_server(scratch, tools, password, fill)
 
 
-def _create_indexes(dsn: str) -> None:
+def _make_day40(dsn: str) -> None:
     with psycopg.connect(dsn, dbname=SEED_DATABASE) as connection:
         seeding.create_indexes(connection)
+        seeding.create_policies(connection)
         connection.commit()
     with psycopg.connect(dsn, dbname=SEED_DATABASE, autocommit=True) as connection:
         connection.execute("VACUUM (ANALYZE)")
