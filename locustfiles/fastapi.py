@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from functools import cached_property
+
 from locust import task
 
 from fixtures.answers import api_checks, written
 from harness.api_calls import Route
-from harness.locust_plugin import ApiUser
+from harness.locust_plugin import ApiUser, roles
 from harness.wire import Request, Slot
 
 ROW = b'"id":'
@@ -58,10 +61,27 @@ OPEN_ORDERS = Route("GET", "/api/v1/orders/open", expect=ROW, check=api_checks.o
 DB_METRICS = Route("GET", "/api/v1/monitoring/db-metrics", expect=b'"daily_milk_litres":', check=api_checks.db_metrics)
 
 
+# A worker's app has no breeding and no sales: the account has no right to them.
+MANAGER = "manager"
+WORKER = "worker"
+AUDITOR = "auditor"
+
+
 class AppUser(ApiUser):
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """Those that are said of animals that the account sees."""
+        said = set(re.findall(r"\w+", " ".join(row["notes"] or "" for row in self.answers.animals).lower()))
+        return tuple(word for word in self.inputs.search_words if word in said)
+
+    @cached_property
+    def diagnoses(self) -> tuple[str, ...]:
+        made = {row["details"]["diagnosis"] for row in self.answers.health_records}
+        return tuple(one for one in self.inputs.diagnoses if one in made)
+
     @task(28)
     def animal_by_tag(self) -> Request:
-        return self.request(ANIMAL_BY_TAG, tag_number=self.often(self.inputs.active_tags))
+        return self.request(ANIMAL_BY_TAG, tag_number=self.often(self.animals)[1])
 
     @task(16)
     def daily_report(self) -> Request:
@@ -69,29 +89,30 @@ class AppUser(ApiUser):
 
     @task(16)
     def milk_history(self) -> Request:
-        return self.request(MILK_HISTORY, animal_id=self.often(self.inputs.lactating_ids))
+        return self.request(MILK_HISTORY, animal_id=self.often(self.lactating_ids))
 
     @task(10)
     def animals(self) -> Request:
-        return self.request(ANIMALS, offset=self.random.choice(range(0, len(self.inputs.head_ids), PAGE)))
+        return self.request(ANIMALS, offset=self.random.choice(range(0, len(self.answers.animals), PAGE)))
 
     @task(8)
     def search(self) -> Request:
-        return self.request(SEARCH, q=self.random.choice(self.inputs.search_words))
+        return self.request(SEARCH, q=self.random.choice(self.words))
 
     @task(5)
     def health_search(self) -> Request:
-        return self.request(HEALTH_SEARCH, diagnosis=self.random.choice(self.inputs.diagnoses))
+        return self.request(HEALTH_SEARCH, diagnosis=self.random.choice(self.diagnoses))
 
     @task(4)
     def pending_treatments(self) -> Request:
         return self.request(PENDING_TREATMENTS)
 
     @task(4)
+    @roles(MANAGER, WORKER)
     def enter_milk(self) -> Request:
         return self.request(
             ENTER_MILK,
-            animal_id=self.random.choice(self.inputs.lactating_ids),
+            animal_id=self.random.choice(self.lactating_ids),
             day=self.inputs.as_of.isoformat(),
             shift=self.random.choice(self.inputs.shifts),
             quantity_litres=self.random.randint(*written.CENTILITRES) / 100,
@@ -99,6 +120,7 @@ class AppUser(ApiUser):
         )
 
     @task(3)
+    @roles(MANAGER, AUDITOR)
     def breeding_schedule(self) -> Request:
         return self.request(BREEDING_SCHEDULE)
 
@@ -107,6 +129,7 @@ class AppUser(ApiUser):
         return self.request(STOCK_MOVEMENTS, product_id=self.random.choice(self.inputs.product_ids))
 
     @task(3)
+    @roles(MANAGER, AUDITOR)
     def open_orders(self) -> Request:
         return self.request(OPEN_ORDERS)
 

@@ -55,6 +55,10 @@ class Farm:
         get_hub().threadpool.apply(self.answers.prepare)  # heartbeats go on meanwhile
         self._secrets = _read_secrets(secrets_file or addresses.secrets_file)
         self.visible = visible or {account.uid: self._active_animals(account) for account in addresses.accounts}
+        self._answers_to = {
+            account.uid: self._seen_by(account) if _is_policed(account, addresses) else self.answers
+            for account in addresses.accounts
+        }
         lactating = frozenset(self.inputs.lactating_ids)
         self.milked = {
             uid: tuple(animal_id for animal_id, _tag in seen if animal_id in lactating)
@@ -66,6 +70,15 @@ class Farm:
                     f"odoo: {account.login} sees no animal that is milked on {addresses.as_of}; check its sections in "
                     "core.user_section_assignment"
                 )
+
+    def answers_to(self, account: Account) -> Answers:
+        """What the seed says that calls of this account return."""
+        return self._answers_to[account.uid]
+
+    def _seen_by(self, account: Account) -> Answers:
+        seen = self.answers.seen_by(frozenset(animal_id for animal_id, _tag in self.visible[account.uid]))
+        get_hub().threadpool.apply(seen.prepare)
+        return seen
 
     def xmlrpc(self, account: Account) -> XmlRpc:
         return XmlRpc(self._odoo_host, self.addresses.database, account.uid, self.password(account))
@@ -79,8 +92,15 @@ class Farm:
     def password(self, account: Account) -> str:
         return str(self._secrets["odoo"][account.login])
 
-    def api(self) -> Api:
-        return Api(urlsplit(self.addresses.api_url).netloc, self._secrets["api_key"])
+    def api(self, account: Account) -> Api:
+        """StackError: the secrets have no key for the account."""
+        try:
+            key = self._secrets["api_keys"][account.login]
+        except KeyError:
+            raise StackError(
+                f"secrets: no API key for {account.login} in api_keys; add one, or renew the copy"
+            ) from None
+        return Api(urlsplit(self.addresses.api_url).netloc, key)
 
     @property
     def _odoo_host(self) -> str:
@@ -98,6 +118,11 @@ class Farm:
                 "may see"
             )
         return tuple((row["id"], row["tag_number"]) for row in protocol.result(reply))
+
+
+def _is_policed(account: Account, addresses: StackAddresses) -> bool:
+    """Day 35: a worker sees the active animals of some sections, and what belongs to these."""
+    return addresses.profile == "day40" and account.role == "worker"
 
 
 def _read_secrets(path: str) -> dict[str, Any]:

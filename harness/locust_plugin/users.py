@@ -16,6 +16,7 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_RUNNING
 
+from fixtures.answers.seeded import Answers
 from harness import odoo_web, wire
 from harness.api_calls import Route
 from harness.locust_plugin.farm import Farm
@@ -62,6 +63,7 @@ class DairyUser(User):
     abstract = True
     protocol: Speech
     farm: Farm
+    answers: Answers
     single_requests = True  # each visit is one request
 
     def __init__(self, environment: Environment) -> None:
@@ -74,6 +76,7 @@ class DairyUser(User):
         # seeding by text is the same in every process, which hash() is not
         self.random = Random(f"{self.farm.scenario.seed}/{type(self).__name__}/{self.ordinal}")
         self._templates: dict[int, Template] = {}
+        self.answers = self.farm.answers
         self.protocol, url = self.reach()
         self.connection = Connection(url, keep_alive=self.protocol.keep_alive)
 
@@ -194,7 +197,7 @@ class DairyUser(User):
         samples = self.generator.samples
         samples.count("checked", endpoint)
         try:
-            complaint = check(self.farm.answers, request.values, self.protocol.result(reply))
+            complaint = check(self.answers, request.values, self.protocol.result(reply))
         except ValueError as error:
             complaint = str(error)
         if complaint is None:
@@ -214,21 +217,34 @@ def roles(*names: str) -> Callable[[TaskT], TaskT]:
     return mark
 
 
-class OdooUser(DairyUser):
-    """Works as one of the shared accounts, whose uid is known: nobody logs in while the clock runs."""
+class AccountUser(DairyUser):
+    """Works as one of the shared accounts, does what that account may do, and asks about animals that it may see.
+
+    animals: the active ones, (id, tag); lactating_ids: those milked on as_of.
+    """
 
     abstract = True
-    account: Account
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.tasks = [task for task in self.tasks if self.account.role in getattr(task, "roles", (self.account.role,))]
+        self.answers = self.farm.answers_to(self.account)
         self.animals = self.farm.visible[self.account.uid]
         self.lactating_ids = self.farm.milked[self.account.uid]
 
+    @cached_property
+    def account(self) -> Account:
+        accounts: Sequence[Account] = self.farm.addresses.accounts
+        turn: int = self.ordinal % len(accounts)
+        return accounts[turn]
+
+
+class OdooUser(AccountUser):
+    """Its account's uid is known: nobody logs in while the clock runs."""
+
+    abstract = True
+
     def reach(self) -> tuple[Speech, str]:
-        accounts = self.farm.addresses.accounts
-        self.account = accounts[self.ordinal % len(accounts)]
         return self.speak(), self.farm.addresses.odoo_url
 
     def speak(self) -> Speech:
@@ -302,10 +318,10 @@ class OdooWebUser(OdooUser):
             self._polls = [self.protocol.encode(call).bind(cookie).fill(values) for call, values in self.dashboard()]
 
 
-class ApiUser(DairyUser):
+class ApiUser(AccountUser):
     """Speaks JSON to the FastAPI service over one connection that is kept alive."""
 
     abstract = True
 
     def reach(self) -> tuple[Speech, str]:
-        return self.farm.api(), self.farm.addresses.api_url
+        return self.farm.api(self.account), self.farm.addresses.api_url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from contextlib import asynccontextmanager
 from decimal import Decimal
 
 import httpx
@@ -12,10 +13,12 @@ import pytest
 from psycopg import errors
 
 from fixtures.api import app as api_app
+from fixtures.api.identity import Account, Identity
 from fixtures.api.settings import Settings
 
 AS_OF = dt.date(2026, 2, 3)
 KEY = {"X-API-Key": "key-of-test"}
+ACCOUNTS = {"key-of-worker": Account("farm_worker", 6, "worker"), "key-of-auditor": Account("auditor", 7, "auditor")}
 ANIMAL = {
     "id": 7,
     "name": "Rani",
@@ -42,12 +45,21 @@ MILKING = {
 }
 
 
+MILK = {"animal_id": 7, "shift": "noon", "quantity_litres": 4}
+
+
 class FakeDatabase:
-    """answers: query -> rows, or the exception to raise. Remembers what it was asked."""
+    """answers: query -> rows, or the exception to raise. Remembers what it was asked, and as whom."""
 
     def __init__(self, answers):
         self.answers = answers
         self.asked = []
+        self.identities = []
+
+    @asynccontextmanager
+    async def transaction(self, identity):
+        self.identities.append(identity)
+        yield self.fetch
 
     async def fetch(self, query, parameters=None):
         self.asked.append((query, dict(parameters or {})))
@@ -65,15 +77,19 @@ class FakeDatabase:
 
 def ask(method, path, answers=None, headers=KEY, **request):
     """(response, what the database was asked, /metrics text)"""
+    response, database, metrics = ask_as(method, path, answers, headers, **request)
+    return response, database.asked, metrics
 
+
+def ask_as(method, path, answers=None, headers=KEY, **request):
     async def play():
-        app = api_app.create_app(Settings(dsn="dbname=x", api_key="key-of-test"))
+        app = api_app.create_app(Settings(dsn="dbname=x", api_key="key-of-test", accounts=ACCOUNTS))
         app.state.service.database = database = FakeDatabase(answers or {})
         app.state.service.as_of = AS_OF
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
             response = await client.request(method, path, headers=headers, **request)
-            return response, database.asked, (await client.get("/metrics")).text
+            return response, database, (await client.get("/metrics")).text
 
     return asyncio.run(play())
 
@@ -116,6 +132,30 @@ def test_default_dates_follow_the_data_not_the_clock(path, query, parameters):
     assert asked == [(query, parameters)]
 
 
+@pytest.mark.parametrize(
+    ("key", "method", "path", "body", "role", "user_id"),
+    [
+        ("key-of-test", "GET", "/animals/SD-7", None, "ep_api_animal_by_tag_manager", 2),
+        ("key-of-auditor", "GET", "/monitoring/db-metrics", None, "ep_api_db_metrics_auditor", 7),
+        ("key-of-auditor", "POST", "/milk-production", MILK, "ep_api_milk_create_auditor", 7),
+        ("key-of-auditor", "GET", "/milk-production/daily", None, "ep_api_daily_milk_auditor", 7),
+    ],
+)
+def test_every_request_is_one_transaction_as_the_keys_account_for_the_endpoint(key, method, path, body, role, user_id):
+    answers = {
+        "animal_by_tag": [ANIMAL],
+        "milk_create": [MILKING],
+        "db_metrics_database": [{"active_connections": 3, "cache_hit_ratio": None}],
+        "db_metrics_milk": [{"daily_milk_litres": Decimal("900.50")}],
+    }
+    response, database, _ = ask_as(method, "/api/v1" + path, answers, {"X-API-Key": key}, json=body)
+    assert response.is_success
+    assert database.identities == [Identity(role, user_id)]
+    assert database.identities[0].opening() == (
+        f"BEGIN; SET LOCAL ROLE {role}; SET LOCAL app.current_user_id = '{user_id}'"
+    )
+
+
 def test_health_details_are_sent_as_json():
     _, ((query, parameters),), _ = ask("GET", "/api/v1/health-records/search?diagnosis=mastitis&severity=mild")
     assert query == "health_search"
@@ -145,9 +185,6 @@ def test_a_milking_is_created_on_the_last_day_of_data():
     assert asked[0][1]["quantity_litres"] == Decimal("4.35")
 
 
-MILK = {"animal_id": 7, "shift": "noon", "quantity_litres": 4}
-
-
 @pytest.mark.parametrize(
     ("method", "path", "body", "answers", "status", "code"),
     [
@@ -171,6 +208,8 @@ MILK = {"animal_id": 7, "shift": "noon", "quantity_litres": 4}
         ("POST", "/milk-production", MILK | {"production_date": "2026-02-04"}, {}, 422, "rejected"),
         ("POST", "/milk-production", MILK, {"milk_create": errors.ForeignKeyViolation()}, 422, "rejected"),
         ("POST", "/milk-production", MILK, {"milk_create": errors.CheckViolation()}, 422, "rejected"),
+        ("POST", "/milk-production", MILK, {"milk_create": errors.InsufficientPrivilege()}, 403, "forbidden"),
+        ("GET", "/orders/open", None, {"open_orders": errors.InsufficientPrivilege()}, 403, "forbidden"),
     ],
 )
 def test_a_refusal_has_a_typed_body(method, path, body, answers, status, code):

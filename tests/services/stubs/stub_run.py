@@ -101,7 +101,9 @@ class Stage:
         self.root, self.odoo, self.api = root, odoo, api
         secrets = root / "secrets.json"
         logins = ("admin", "farm_manager", "farm_worker", "farm_auditor")
-        secrets.write_text(json.dumps({"api_key": API_KEY, "odoo": dict.fromkeys(logins, PASSWORD)}))
+        secrets.write_text(
+            json.dumps({"api_keys": dict.fromkeys(logins, API_KEY), "odoo": dict.fromkeys(logins, PASSWORD)})
+        )
         roles = ("manager", "manager", "worker", "auditor")
         addresses = StackAddresses(
             **{field.name: None for field in dataclasses.fields(StackAddresses)}
