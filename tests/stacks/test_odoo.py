@@ -32,6 +32,8 @@ from harness.wire import Reply
 
 ACCESS_DENIED, USER_ERROR, ACCESS_ERROR = 3, 2, 4  # fault codes of /xmlrpc/2
 
+OF_THE_WORKER = 1  # a section that farm_worker is assigned to: on day40 the others' animals are not to be seen
+
 ROLES = {"admin": "manager", "farm_manager": "manager", "farm_worker": "worker", "farm_auditor": "auditor"}
 RIGHTS = {  # role -> model -> operations
     "manager": dict.fromkeys(("animal", "milk_production", "health_record", "breeding_record"), "crud"),
@@ -68,7 +70,8 @@ def fault(code: int) -> Iterator[pytest.ExceptionInfo[xmlrpc.client.Fault]]:
 @pytest.fixture
 def animal(rpc: Rpc) -> Iterator[int]:
     """A head of the test's own, without dependants when the test ends."""
-    created = rpc("farm_manager", "animal", "create", {"name": "Test cow", "tag_number": "TEST-1", "gender": "female"})
+    cow = {"name": "Test cow", "tag_number": "TEST-1", "gender": "female", "section_id": OF_THE_WORKER}
+    created = rpc("farm_manager", "animal", "create", cow)
     yield created
     for model in ("milk_production", "health_record", "breeding_record"):
         left = rpc("farm_manager", model, "search", [["animal_id", "=", created]])
@@ -78,7 +81,7 @@ def animal(rpc: Rpc) -> Iterator[int]:
 
 def values(model: str, animal: int) -> dict[str, Any]:
     return {
-        "animal": {"name": "Calf", "tag_number": "TEST-2", "dam_id": animal},
+        "animal": {"name": "Calf", "tag_number": "TEST-2", "dam_id": animal, "section_id": OF_THE_WORKER},
         "milk_production": {"animal_id": animal, "shift": "noon", "quantity_litres": 4.25},
         "health_record": {"animal_id": animal, "treatment_status": "pending"},
         "breeding_record": {"animal_id": animal, "breeding_status": "pregnant"},

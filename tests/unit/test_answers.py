@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fixtures.answers import api_checks, odoo_checks
+from fixtures.answers import api_checks, odoo_checks, written
 from fixtures.answers.comparison import Between, Check, differences
 from fixtures.answers.seeded import Answers
 from fixtures.herd import DEFAULT_AS_OF, generate, inputs
@@ -91,6 +91,58 @@ def test_milk(answers: Answers) -> None:
         assert answers.milkings(animal_id, 90) == own[:90]
     assert answers.milkings(100_000, 90) == []
     assert answers.lactating_ids == set(inputs(HERD, SEED).lactating_ids)
+
+
+@pytest.mark.parametrize("sections", [{1, 5}, {4}, set()])
+def test_what_an_account_of_some_sections_is_answered(answers: Answers, sections: set[int]) -> None:
+    animals = [r for r in tables()["farm.animal"] if r["status"] == "active" and r["section_id"] in sections]
+    ids = frozenset(row["id"] for row in animals)
+    seen = answers.seen_by(ids)
+    seen.prepare()
+    before = set(vars(seen))
+
+    def of_these(table: str) -> Rows:
+        return [row for row in tables()[table] if row["animal_id"] in ids]
+
+    assert list(seen.animals) == animals
+    assert seen.active_ids == ids
+    for row in tables()["farm.animal"]:
+        expected = row if row["id"] in ids else None
+        assert seen.animal(row["tag_number"]) == seen.animal_by_id(row["id"]) == expected
+    milk_ids = [row["id"] for row in of_these("farm.milk_production") if row["production_date"] == TODAY]
+    assert [row["id"] for row in seen.milk_of_day(DEFAULT_AS_OF)] == milk_ids
+    for shift in seen.shifts_of_day(DEFAULT_AS_OF):
+        rows = [
+            r for r in of_these("farm.milk_production") if (r["production_date"], r["shift"]) == (TODAY, shift.shift)
+        ]
+        assert (shift.records, shift.animals) == (len(rows), len({row["animal_id"] for row in rows}))
+        assert shift.centilitres == round(100 * sum(row["quantity_litres"] for row in rows))
+        assert shift.fat_analysed == sum(row["fat_percentage"] is not None for row in rows)
+    assert sum(shift.records for shift in seen.shifts_of_day(DEFAULT_AS_OF)) == len(milk_ids)
+    assert seen.lactating_ids == answers.lactating_ids & ids
+    for animal_id in answers.lactating_ids:
+        assert seen.milkings(animal_id, 9) == (answers.milkings(animal_id, 9) if animal_id in ids else [])
+    assert list(seen.health_records) == of_these("farm.health_record")
+    assert seen.last_health_id == answers.last_health_id == len(tables()["farm.health_record"])
+    assert {row["id"] for row in seen.pending_treatments} == {
+        row["id"] for row in of_these("farm.health_record") if row["treatment_status"] == "pending"
+    }
+    assert {row["animal_id"] for row in seen.expected_calvings} <= ids
+    assert seen.open_orders is answers.open_orders
+    assert set(vars(seen)) == before
+
+
+def test_a_shift_in_which_nothing_was_analysed_has_no_mean(answers: Answers) -> None:
+    for animal_id in sorted(answers.lactating_ids):
+        for shift in written.shifts(answers.seen_by(frozenset({animal_id})), DEFAULT_AS_OF, None):
+            (row,) = [
+                row
+                for row in tables()["farm.milk_production"]
+                if (row["animal_id"], row["production_date"], row["shift"]) == (animal_id, TODAY, shift.shift)
+            ]
+            assert shift.snf_percentage == (
+                None if row["snf_percentage"] is None else Between(row["snf_percentage"], row["snf_percentage"])
+            )
 
 
 def test_what_is_prepared_is_all_there_is(answers: Answers) -> None:
