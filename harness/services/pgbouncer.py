@@ -14,12 +14,17 @@ from jinja2 import Environment, StrictUndefined
 from harness.services import process
 from harness.services.process import Service, User
 
-CONFIG = Path(__file__).parents[2] / "fixtures/services/pgbouncer/pgbouncer.ini.j2"
+CONFIG = Path(__file__).parents[2] / "fixtures/services/pgbouncer"
 
 
-def config_text(*, port: int, postgres_port: int, database: str, folder: Path) -> str:
-    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(CONFIG.read_text())
-    return template.render(port=port, postgres_port=postgres_port, database=database, folder=folder)
+def config_text(*, port: int, postgres_port: int, database: str, folder: Path, certificates: Path) -> str:
+    """pgbouncer.ini. certificates: folder of root.crt, which PostgreSQL's certificate is held against, and of
+    pgbouncer.crt with its key."""
+    text = (CONFIG / "pgbouncer.ini.j2").read_text()
+    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(text)
+    return template.render(
+        port=port, postgres_port=postgres_port, database=database, folder=folder, certificates=certificates
+    )
 
 
 def start(
@@ -31,10 +36,11 @@ def start(
     log: Path,
     user: User | None,
 ) -> Service:
-    """Writes configuration and user list (0600, the server's own) into `folder` and starts the server."""
+    """Writes configuration, access rules and user list (0600, the server's own) into `folder`, starts the server."""
     folder.mkdir(mode=0o700, exist_ok=True)
     users = "".join(f'"{role}" "{password}"\n' for role, password in passwords.items())
-    for name, text in (("pgbouncer.ini", config), ("userlist.txt", users)):
+    rules = (CONFIG / "pgbouncer_hba.conf").read_text()
+    for name, text in (("pgbouncer.ini", config), ("pgbouncer_hba.conf", rules), ("userlist.txt", users)):
         path = folder / name
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
