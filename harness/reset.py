@@ -45,7 +45,7 @@ def stack(addresses: StackAddresses) -> None:
             )
     with psycopg.connect(addresses.admin_dsn, dbname=addresses.database, autocommit=True) as connection:
         connection.execute("SELECT pg_stat_statements_reset()")
-        _archive_all(connection)
+        archive_wal(connection)
 
 
 def database(addresses: StackAddresses) -> None:
@@ -79,7 +79,7 @@ def _no_pooled_links(addresses: StackAddresses) -> Iterator[None]:
         yield
 
 
-def _archive_all(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+def archive_wal(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
     """Where WAL is archived: closes the segment and waits for it, so that a run begins with nothing left to archive."""
     if connection.execute("SHOW archive_mode").fetchone() == ("off",):
         return
