@@ -219,7 +219,7 @@ def test_pool_utilisation_is_time_held_without_time_waited(stack: StackAddresses
     change = servers.diff(before, after, {}, load_ended_us=ended_us)
     (use,), (pool,) = server_metrics.pool_use(change), change.pools or ()
     assert (use.xact_count, use.capacity) == (20 * clients, 2)
-    # bounds, as machines may be slow: a link is held while its client sleeps; nobody holds and waits longer than it works
+    # bounds, as machines may be slow: a link is held while its client sleeps, and no client holds and waits while idle
     asleep_s, waited_s = 0.1 * use.xact_count, use.mean_wait_ms * use.xact_count / 1000
     held_s = use.mean_pct / 100 * use.capacity * pool.elapsed_us / 1e6
     assert 0.99 * asleep_s <= held_s <= 1.01 * (worked_s - waited_s)
