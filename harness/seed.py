@@ -53,19 +53,6 @@ def drop_policies(connection: Connection) -> None:
         _run_file(connection, FIXTURES / "security" / "policies_rollback.sql")
 
 
-def create_policies(connection: Connection) -> None:
-    """Row-level security, which day40 has beyond day31. Raises StackError."""
-    drop_policies(connection)
-    with _faults("fixtures/security/policies.sql"), connection.transaction():
-        _run_file(connection, FIXTURES / "security" / "policies.sql")
-
-
-def drop_policies(connection: Connection) -> None:
-    """Back to day31. Raises StackError."""
-    with _faults("fixtures/security/policies_rollback.sql"), connection.transaction():
-        _run_file(connection, FIXTURES / "security" / "policies_rollback.sql")
-
-
 def load(connection: Connection, herd: int, seed: int, as_of: date, progress: Progress | None = None) -> None:
     """Writes the herd into the empty tables, all of it or nothing; identities go on after the last row.
 

@@ -26,7 +26,8 @@ def lags_s(probes: Series) -> list[float] | None:
     None where the archive's state before the first sample is not known, or there is no sample.
 
     probes: series -> (s, value) in time order. A record that became the oldest between two samples counts from the
-    earlier one, so that each is an upper bound by a sampling interval. What the server writes for itself counts too.
+    earlier one, so that each is an upper bound by a sampling interval; one from before the first sample counts from the
+    last archiving, which may fall short by what that archiving took. What the server writes for itself counts too.
     """
     written, archived = probes.get(WRITTEN_BYTES, ()), dict(probes.get(ARCHIVED_BYTES, ()))
     since_archived_s = dict(probes.get(SINCE_ARCHIVED_S, ()))

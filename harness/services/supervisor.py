@@ -187,8 +187,9 @@ def servers(request: Request) -> Iterator[StackAddresses]:
                 folder=pool_folder,
                 certificates=tls,
             )
+            pooled = {role: password for role, password in roles.items() if role != "postgres"}
             server = pgbouncer.start(
-                tools.pgbouncer, tools.library_path, pool_folder, config, roles, logs / "pgbouncer.log", user
+                tools.pgbouncer, tools.library_path, pool_folder, config, pooled, logs / "pgbouncer.log", user
             )
             pgbouncer_dsn = connection_string(ports["pgbouncer"], "pgbouncer", "harness", passfile)
             console = pgbouncer_dsn

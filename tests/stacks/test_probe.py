@@ -197,26 +197,31 @@ def private_pool(stack: StackAddresses, size: int) -> Iterator[tuple[StackAddres
 
 
 @pytest.mark.parametrize("stack", ["day40"], indirect=True)
-@pytest.mark.parametrize(("clients", "expected_pct", "wait_ms"), [(4, 100, 100), (1, 50, 0)], ids=["full", "half"])
-def test_pool_utilisation_is_time_held_without_time_waited(
-    stack: StackAddresses, clients: int, expected_pct: float, wait_ms: float
-) -> None:
-    """Two links; each client holds one for 20 × 100 ms. Four clients wait as long as they work."""
+@pytest.mark.parametrize("clients", [4, 1])
+def test_pool_utilisation_is_time_held_without_time_waited(stack: StackAddresses, clients: int) -> None:
+    """Two links; each client holds one for 20 × 100 ms. Four clients wait about as long as they work."""
     with private_pool(stack, size=2) as (addresses, dsn), ThreadPoolExecutor(clients) as threads:
         connections = [psycopg.connect(dsn, autocommit=True, prepare_threshold=None) for _ in range(clients)]
 
-        def work(connection: psycopg.Connection[Any]) -> None:
+        def work(connection: psycopg.Connection[Any]) -> float:
+            started = time.monotonic()
             for _ in range(20):
                 connection.execute("SELECT pg_sleep(0.1)")
+            return time.monotonic() - started
 
         list(threads.map(lambda one: one.execute("SELECT pg_sleep(0.2)"), connections))  # opens both links
         before = probe.snapshot(addresses)
-        list(threads.map(work, connections))
+        worked_s = sum(threads.map(work, connections))
         ended_us = time.monotonic_ns() // 1000
         after = probe.snapshot(addresses)
         for connection in connections:
             connection.close()
-    (use,) = server_metrics.pool_use(servers.diff(before, after, {}, load_ended_us=ended_us))
-    assert use.xact_count == 20 * clients
-    assert 0.8 * expected_pct < use.mean_pct <= expected_pct + 1
-    assert use.mean_wait_ms == pytest.approx(wait_ms, abs=25)
+    change = servers.diff(before, after, {}, load_ended_us=ended_us)
+    (use,), (pool,) = server_metrics.pool_use(change), change.pools or ()
+    assert (use.xact_count, use.capacity) == (20 * clients, 2)
+    # bounds, as machines may be slow: a link is held while its client sleeps, and no client holds and waits while idle
+    asleep_s, waited_s = 0.1 * use.xact_count, use.mean_wait_ms * use.xact_count / 1000
+    held_s = use.mean_pct / 100 * use.capacity * pool.elapsed_us / 1e6
+    assert 0.99 * asleep_s <= held_s <= 1.01 * (worked_s - waited_s)
+    assert use.mean_pct <= 101
+    assert waited_s > asleep_s / 4 if clients > use.capacity else waited_s < asleep_s / 100
