@@ -358,18 +358,6 @@ class ArchiveDelta:
 
 
 @dataclass(frozen=True, slots=True)
-class ArchiveDelta:
-    """What became of the WAL. archived_bytes: disk that the archive grew by. failures: attempts that archive_command
-    refused; the server tries again. lag_s: the worst of lag_samples, None = cannot say; see `harness.wal_archive`."""
-
-    segments: int
-    archived_bytes: int
-    failures: int
-    lag_s: float | None
-    lag_samples: int
-
-
-@dataclass(frozen=True, slots=True)
 class ServerDelta:
     """Everything the servers did between two snapshots; additive, so that runs of one side can be combined.
 
