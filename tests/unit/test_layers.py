@@ -16,22 +16,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "servers", "server_metrics", "server_csv"}
     | {"charts", "report", "report_headline", "report_facts", "report_text"},
-    frozenset(
-        {
-            "rundir",
-            "recorder",
-            "provenance",
-            "probe",
-            "observe",
-            "live",
-            "reset",
-            "cache_warmup",
-            "seed",
-            "load",
-            "transport",
-        }
-    )
-    | {"stack", "services"},
+    frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
+    | {"cache_warmup", "stack", "services"},
     frozenset({"runner", "benchmark", "locust_plugin"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
