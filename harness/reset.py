@@ -13,6 +13,7 @@ import psycopg
 import psycopg.conninfo
 import psycopg.sql
 
+from harness import cache_warmup
 from harness import seed as seeding
 from harness.errors import StackError
 from harness.model import StackAddresses
@@ -23,8 +24,8 @@ HEAL_TIMEOUT_S = 30
 
 
 def stack(addresses: StackAddresses) -> None:
-    """Database from its template, Redis empty, statistics at zero, all WAL archived, every login cached in every Odoo
-    worker.
+    """Database from its template, statistics at zero, all WAL archived, every login cached in every Odoo worker, Redis
+    warm.
 
     Raises StackError when the data does not have the seeded checksum or a service does not recover.
     """
@@ -43,6 +44,8 @@ def stack(addresses: StackAddresses) -> None:
                 f"{addresses.database}: checksum {found[:16]}… after the reset, seeded {addresses.checksum[:16]}…; "
                 "something else writes to this stack: end it, then ./dairyperf down and up"
             )
+    if addresses.redis_url:
+        cache_warmup.warm_up(addresses, secrets)
     with psycopg.connect(addresses.admin_dsn, dbname=addresses.database, autocommit=True) as connection:
         connection.execute("SELECT pg_stat_statements_reset()")
         archive_wal(connection)

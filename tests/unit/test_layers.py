@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     | {"charts", "report", "report_headline", "report_facts", "report_plans", "report_text"}
     | {"index_plan", "index_findings", "plan", "plan_text"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
-    | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance", "plans"},
+    | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance", "plans", "cache_warmup"},
     frozenset({"runner", "benchmark", "locust_plugin"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

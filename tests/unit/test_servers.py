@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from typing import Any
 
 import pytest
 from built_snapshots import TIMINGS, api_counts, bouncer, delta, pg_row, redis_info, snapshot, statement, table
 from hypothesis import given
 
+from harness.model import ResultCacheDelta
 from harness.server_metrics import metrics
 from harness.servers import combine
 
@@ -76,6 +78,21 @@ def test_a_restarted_server_is_warned_of() -> None:
     change = delta(before, snapshot(redis=redis_info(200, 0, "new"), api=api_counts(3, 1)))
     assert [text.split(":")[0] for text in change.warnings] == ["api /metrics", "redis"]
     assert (change.cache.server_hits, change.cache.lookups) == (200, 3)
+
+
+def test_result_caches_are_summed_over_services() -> None:
+    def seen(lookups: int, misses: int) -> dict[str, Any]:
+        return {"result_caches": {"odoo": {"lookups": lookups, "misses": misses}}}
+
+    before = snapshot(redis=redis_info(0, 0) | seen(10, 4), api=api_counts(10, 2))
+    after = snapshot(redis=redis_info(0, 0) | seen(20, 6), api=api_counts(30, 9))
+    cache = delta(before, after).cache
+    assert dict(cache.by_service) == {"api": ResultCacheDelta(14, 20, 0), "odoo": ResultCacheDelta(8, 10, 0)}
+    assert (cache.hits, cache.lookups, cache.errors) == (22, 30, 0)
+    twice = combine([delta(before, after)] * 2).cache
+    assert (twice.hits, dict(twice.by_service)["odoo"]) == (44, ResultCacheDelta(16, 20, 0))
+    # an older run has no counts of Odoo's
+    assert set(delta(snapshot(redis=redis_info(0, 0)), snapshot(redis=redis_info(0, 0))).cache.by_service) == {"api"}
 
 
 def test_processor_time_counts_from_a_restart() -> None:
