@@ -35,7 +35,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from harness import probe, reset, stack
+from harness import odoo_log, probe, reset, stack
 from harness.errors import HarnessError, RunInvalid, StackError
 from harness.live import Live
 from harness.model import Phases, Profile, RunMeta, Scenario, StackAddresses
@@ -68,6 +68,7 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
     with probe.Probes(addresses, load_generator=[os.getppid()]) as probes:
         live = Live(run, meta, origin_us, probes.snapshot, lambda: time.monotonic_ns() // 1000 - origin_us)
         aborted = False
+        odoo_log_start: int | None = None
 
         def sample() -> None:
             nonlocal aborted
@@ -81,6 +82,7 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
             match message["event"]:
                 case "steady":
                     before = probe.snapshot(addresses)
+                    odoo_log_start = probe.odoo_log_bytes(addresses)
                     run.write_snapshot("before", before)
                     live.count_from(message["at_us"], message.get("end_us"), before)
                 case "live":
@@ -97,6 +99,9 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
         if not probe.wait_for_quiet_statistics(addresses, QUIET_S):
             warnings.append("PostgreSQL did not fall quiet after the run: table statistics may lack the last seconds")
         run.write_snapshot("after", probe.snapshot(addresses))
+        logged = None if odoo_log_start is None else probe.odoo_log_since(addresses, odoo_log_start)
+        if logged is not None:
+            run.write_odoo_requests(odoo_log.parse(logged))
     reasons = invalid_because(drained, meta.scenario, meta.profile)
     run.write_meta(
         dataclasses.replace(

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness import (
+    attribution,
     load,
+    odoo_log,
     provenance,
     report,
     rundir,
@@ -26,6 +28,7 @@ from harness import (
 )
 from harness.errors import InputError, RunInvalid, StackError
 from harness.model import Metrics, Profile, RunMeta, RunResult, Scenario, ServerDelta, Snapshot, Verdict
+from harness.odoo_log import OdooRequest
 from harness.rundir import RunDir
 from harness.summary import RunSamples
 
@@ -56,6 +59,7 @@ class Evidence:
     after: Snapshot
     servers: ServerDelta
     requests: Mapping[str, int]
+    odoo: tuple[OdooRequest, ...] | None
     probes: rundir.Probes
 
 
@@ -158,6 +162,10 @@ def write_judgement(directory: RunDir, evidence: Evidence) -> RunResult:
     directory.write_junit(verdict_text.junit_xml(*text))
     directory.write_markdown(verdict_text.markdown(*text))
     rundir.write_atomic(directory.pg_stats_path, server_csv.pg_stats_csv([(evidence.before, evidence.after)]))
+    rundir.write_atomic(
+        directory.endpoint_statements_path,
+        server_csv.endpoint_statements_csv(attribution.attribute(evidence.servers.statements, evidence.requests)),
+    )
     rundir.write_atomic(directory.pg_scans_path, server_csv.pg_scans_csv(evidence.servers))
     directory.write_report(report.render_run(result))
     return result
@@ -201,6 +209,7 @@ def read(directory: RunDir) -> Evidence:
         after=after,
         servers=servers.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)),
         requests=Counter(endpoints[index] for index in samples["endpoint"][between].tolist()),
+        odoo=directory.read_odoo_requests(),
         probes=directory.read_probes(origin_us),
     )
 
@@ -212,6 +221,7 @@ def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
     requests: Counter[str] = Counter()
     for one in runs:
         requests.update(one.requests)
+    logs = [one.odoo for one in runs if one.odoo is not None]
     metrics: Metrics = {**summary.metrics(measured), **server_metrics.metrics(server_delta, meta.profile, requests)}
     return RunResult(
         meta=meta,
@@ -222,6 +232,8 @@ def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
         verdicts=threshold.evaluate(asked.thresholds, metrics, meta.profile, asked.strict),
         probes=runs[0].probes if len(runs) == 1 else {},
         warnings=tuple(dict.fromkeys(text for one in runs for text in (*one.meta.warnings, *one.servers.warnings))),
+        requests=dict(sorted(requests.items())),
+        odoo=odoo_log.by_method(request for log in logs for request in log) if logs else None,
     )
 
 

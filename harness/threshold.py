@@ -57,7 +57,9 @@ METRICS: Mapping[str, Metric] = {
     "buffer_hit_pct": Metric("pct", "blocks found in shared buffers / blocks asked for"),
     "seq_scan_pct": Metric("pct", "sequential scans / scans, over tables that are worth an index"),
     "statement_mean_ms": Metric("ms", "mean execution time of a statement", "statement"),
-    "db_calls_per_request": Metric("count", "SQL statements per request", "endpoint"),
+    "db_calls_per_request": Metric("count", "SQL statements per request; below 1 where caches answer", "endpoint"),
+    "db_rows_per_request": Metric("count", "rows that SQL statements returned or changed, per request", "endpoint"),
+    "db_blocks_per_request": Metric("count", "blocks of shared buffers that SQL read, per request", "endpoint"),
     "query_p95_ms": Metric("ms", "95th percentile of SQL execution, from the sampled statement log", None, True, 20),
 }
 

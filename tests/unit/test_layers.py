@@ -14,8 +14,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "units"}),
     frozenset({"scenario", "arrivals", "threshold", "summary", "compare", "verdict_text"})
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
-    | {"statements", "servers", "server_metrics", "server_csv"}
-    | {"charts", "report", "report_headline", "report_facts", "report_text"},
+    | {"statements", "attribution", "odoo_log", "servers", "server_metrics", "server_csv"}
+    | {"charts", "report", "report_headline", "report_facts", "report_attribution", "report_text"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
     | {"stack", "services"},
     frozenset({"runner", "benchmark", "locust_plugin"}),

@@ -16,6 +16,7 @@ import pytest
 
 from harness import CHECKOUT, observe, rundir, scenario, threshold
 from harness.model import SAMPLE, RunMeta, Scenario
+from harness.odoo_log import OdooRequest
 from harness.rundir import RunDir
 
 HEALTHY = {
@@ -153,16 +154,21 @@ observe.stack.reserved = lambda profile: contextlib.nullcontext()
 observe.reset.stack = lambda addresses: None
 observe.probe.Probes = Probes
 observe.probe.snapshot = lambda addresses: snapshot(at_s=time.monotonic())
+observe.probe.odoo_log_bytes = lambda addresses: 7
+observe.probe.odoo_log_since = lambda addresses, start_bytes: sys.argv[2] if start_bytes == 7 else None
 observe.probe.wait_for_quiet_statistics = lambda *of: True
 sys.exit(observe.main())
 """
+
+
+ACCESS_LOG = '10:00:00,001 7 INFO dairy werkzeug: - "POST /xmlrpc/2/object#a.read HTTP/1.1" 200 - 4 0.003 0.01'
 
 
 class Observer:
     def __init__(self, run: RunDir) -> None:
         places = {"PYTHONPATH": f"{CHECKOUT}:{Path(__file__).parent}", "PATH": ""}
         self.child = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(run.path)],
+            [sys.executable, "-c", PROGRAM, str(run.path), ACCESS_LOG],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -241,6 +247,7 @@ def test_a_run_is_judged_while_it_goes_on_and_ended_by_a_broken_limit(run: RunDi
     assert meta.warnings[0] == "redis: samples are missing"
     assert run.read_snapshot("after").monotonic_us > run.read_snapshot("before").monotonic_us
     assert "host.cpu_pct" in run.read_probes(0)
+    assert run.read_odoo_requests() == (OdooRequest("a.read", 4, 3.0, 10.0),)
 
 
 def test_the_end_of_locust_before_the_end_of_the_run_makes_it_invalid(run: RunDir, observer: Observer) -> None:
