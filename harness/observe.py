@@ -81,8 +81,8 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
         for message in _messages(sample):
             match message["event"]:
                 case "steady":
-                    before = probe.snapshot(addresses)
                     odoo_log_start = probe.odoo_log_bytes(addresses)
+                    before = probe.snapshot(addresses)
                     run.write_snapshot("before", before)
                     live.count_from(message["at_us"], message.get("end_us"), before)
                 case "live":

@@ -26,6 +26,8 @@ NOT_THE_APPLICATION = ("harness", "postgres")
 # PostgreSQL evicts the least used 5 % once the view is full; from 90 % on the next run may well lose rows.
 NEARLY_FULL = 0.9
 
+_ENDPOINT_ROLE = re.compile(r"ep_(?P<service>[a-z]+)_")
+
 Row = Mapping[str, Any]
 
 
@@ -187,11 +189,10 @@ def activities_between(before: Snapshot, after: Snapshot) -> tuple[list[Activity
         # Since 1.11 the unchanged stats_since proves that a row was never evicted, whatever happened to others.
         proven = start is not None and row.get("stats_since") is not None
         role = row["role"] or f"oid {row['userid']}"
-        endpoint = endpoint_of(role)
         found.append(
             Activity(
-                role=role if endpoint is None else service_of(endpoint),
-                endpoint=endpoint,
+                role=_login(role),
+                endpoint=endpoint_of(role),
                 queryid=row["queryid"],
                 query=row["query"] or "",
                 timings=timings,
@@ -271,6 +272,12 @@ def over_endpoints(statements: Iterable[StatementDelta]) -> tuple[StatementDelta
 
 def _slowest_first(one: StatementDelta) -> tuple[float, str, str, str]:
     return (-one.total_ms, one.role, one.fingerprint, one.endpoint or "")
+
+
+def _login(role: str) -> str:
+    """The login that took the role: roles of endpoints, and of what has none, are named "ep_SERVICE_…"."""
+    match = _ENDPOINT_ROLE.match(role)
+    return match["service"] if match else role
 
 
 def service_of(endpoint: str) -> str:
