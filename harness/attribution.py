@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 from fixtures.endpoints import ENDPOINTS
 from harness.model import Estimate, OdooUse, ServerDelta, StatementDelta
-from harness.statements import service_of
+from harness.statements import preview, service_of
 
 # A query per record instead of one for all: many calls per request, each for about one record, and the more of them
 # the longer the page is.
 N_PLUS_ONE_CALLS_PER_REQUEST = 5.0
 N_PLUS_ONE_ROWS_PER_CALL = 1.5
 N_PLUS_ONE_CALLS_PER_RECORD = 0.5
+
+PREVIEW_CHARS = 90
 
 _CASE = re.compile(r" \[[^\]]*\]$")
 
@@ -213,6 +215,14 @@ class Account:
     rest: str
 
 
+def _most_called_outside(statements: Iterable[StatementDelta], service: str) -> str:
+    of_none = [one for one in statements if one.endpoint is None and one.role == service]
+    if not of_none:
+        return "nothing"
+    most = max(of_none, key=lambda one: (one.calls, one.query))
+    return f"run for no endpoint, most of all ({most.calls:,} times): {most.name or preview(most.query, PREVIEW_CHARS)}"
+
+
 def completeness(delta: ServerDelta, found: Attribution, odoo: Sequence[OdooUse] | None) -> tuple[Account, ...]:
     """What was attributed against every counter that saw the same load: pg_stat_statements, the services' own counts,
     the database's blocks, pgBouncer's queries."""
@@ -226,7 +236,7 @@ def completeness(delta: ServerDelta, found: Attribution, odoo: Sequence[OdooUse]
             f"Statements of {service} in pg_stat_statements, by endpoint",
             counted,
             attributed[service],
-            "run for no endpoint: checks of caches and log-ins, health checks, or before the role was taken",
+            _most_called_outside(delta.statements, service),
         )
         for service, counted in sorted(calls.items())
     ]
