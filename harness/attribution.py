@@ -6,6 +6,7 @@ apart: the counts are exact, not estimated.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -161,21 +162,23 @@ class NPlusOne:
 def n_plus_one(
     endpoints: Iterable[EndpointUse], growth: Mapping[tuple[str, str], float] | None = None
 ) -> tuple[NPlusOne, ...]:
-    """Statements with more than 5 calls per request of about one row (or none) each, the most calls first. growth: as
-    `growth_per_record` gives it."""
+    """Statements with more than 5 calls per request of about one row (or none) each, the most calls first; where two
+    page sizes are known, only those whose calls grow with the page. growth: as `growth_per_record` gives it."""
+    known = growth or {}
     found = [
         NPlusOne(
             endpoint=one.endpoint,
             statement=statement,
             calls_per_request=statement.calls / one.requests,
             rows_per_call=statement.rows / statement.calls,
-            calls_per_record=(growth or {}).get((one.endpoint, statement.fingerprint)),
+            calls_per_record=known.get((one.endpoint, statement.fingerprint)),
         )
         for one in endpoints
         for statement in one.statements
         if one.requests
         and statement.calls / one.requests > N_PLUS_ONE_CALLS_PER_REQUEST
         and statement.rows / statement.calls <= N_PLUS_ONE_ROWS_PER_CALL
+        and known.get((one.endpoint, statement.fingerprint), math.inf) > N_PLUS_ONE_CALLS_PER_RECORD
     ]
     return tuple(sorted(found, key=lambda one: (-one.calls_per_request, one.endpoint, one.statement.query)))
 
