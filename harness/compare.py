@@ -26,6 +26,7 @@ from harness.model import (
     Threshold,
 )
 from harness.server_metrics import pool_use, seq_scan_shares
+from harness.statements import over_endpoints
 from harness.threshold import METRICS, holds, parse
 from harness.units import format_pct
 
@@ -134,7 +135,7 @@ def _change_pct(before: Estimate | None, after: Estimate | None) -> float | None
 
 
 def _by_key(deltas: Iterable[StatementDelta]) -> dict[tuple[str, str], StatementDelta]:
-    return {(delta.role, delta.fingerprint): delta for delta in deltas}
+    return {(delta.role, delta.fingerprint): delta for delta in over_endpoints(deltas)}
 
 
 def _statement(

@@ -266,7 +266,9 @@ class Snapshot:
 @dataclass(frozen=True, slots=True)
 class StatementDelta:
     """What one statement did between two snapshots, top level only. name: of the file in fixtures/queries it came
-    from, else None. lower_bound: rows of it were evicted in between."""
+    from, else None. lower_bound: rows of it were evicted in between. role: the service's login ("api", "odoo"), also
+    where it ran under the role of an endpoint. endpoint: which that was, as in `fixtures.endpoints`; None = of none,
+    or all of them together."""
 
     role: str
     fingerprint: str
@@ -281,6 +283,7 @@ class StatementDelta:
     temp_blks_written: int
     wal_bytes: int
     lower_bound: bool
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -514,6 +517,20 @@ class QueryPlans:
     statements: tuple[StatementPlan, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class OdooUse:
+    """What Odoo's access log says of one method, requests of all its cases together. queries: as Odoo counts them, SET
+    and SAVEPOINT too, BEGIN and COMMIT not. query_ms: waiting for them; remaining_ms: all the rest, mostly Python."""
+
+    method: str
+    requests: int
+    queries: int
+    fewest_queries: int
+    most_queries: int
+    query_ms: float
+    remaining_ms: float
+
+
 # --- what was judged -----------------------------------------------------------------------------------------------
 
 # metric -> selector (None = pooled) -> estimate, or None where the data cannot say
@@ -568,7 +585,7 @@ class RunMeta:
 class RunResult:
     """One judged run (or one side of a benchmark: runs of a profile combined). settings: PostgreSQL's, read back.
     slow: None = the statement log was not read. plans: None = not captured; of a side: those of its last run that has
-    them."""
+    them. requests: endpoint -> requests started between the snapshots. odoo: None = its log was not read."""
 
     meta: RunMeta
     summary: Summary
@@ -580,6 +597,8 @@ class RunResult:
     warnings: tuple[str, ...]
     slow: SlowStatements | None = None
     plans: QueryPlans | None = None
+    requests: Mapping[str, int] = field(default_factory=dict)
+    odoo: tuple[OdooUse, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

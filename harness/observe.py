@@ -35,7 +35,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from harness import plans, probe, reset, server_log, stack, statement_log
+from harness import odoo_log, plans, probe, reset, server_log, stack, statement_log
 from harness.errors import HarnessError, RunInvalid, StackError
 from harness.live import Live
 from harness.model import Phases, Profile, RunMeta, Scenario, Snapshot, StackAddresses
@@ -68,6 +68,7 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
     with probe.Probes(addresses, load_generator=[os.getppid()]) as probes:
         live = Live(run, meta, origin_us, probes.snapshot, lambda: time.monotonic_ns() // 1000 - origin_us)
         aborted = False
+        odoo_log_start: int | None = None
 
         def sample() -> None:
             nonlocal aborted
@@ -82,6 +83,7 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
         for message in _messages(sample):
             match message["event"]:
                 case "steady":
+                    odoo_log_start = probe.odoo_log_bytes(addresses)
                     before = probe.snapshot(addresses)
                     run.write_snapshot("before", before)
                     live.count_from(message["at_us"], message.get("end_us"), before)
@@ -102,6 +104,9 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
         after = probe.snapshot(addresses)
         run.write_snapshot("after", after)
         warnings += logged.keep(after)
+        access_log = None if odoo_log_start is None else probe.odoo_log_since(addresses, odoo_log_start)
+        if access_log is not None:
+            run.write_odoo_requests(odoo_log.parse(access_log))
     if before is not None:
         warnings += plans.take(run, addresses, before, after, meta.queries)
     reasons = invalid_because(drained, meta.scenario, meta.profile)

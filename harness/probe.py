@@ -248,6 +248,30 @@ def parse_metrics(text: str) -> dict[str, float]:
     return found
 
 
+# --- Odoo's log ----------------------------------------------------------------------------------------------------
+
+
+def odoo_log_bytes(addresses: StackAddresses) -> int | None:
+    """How long Odoo's log is by now; None where it is not on this machine."""
+    path = _odoo_log(addresses)
+    return path.stat().st_size if path else None
+
+
+def odoo_log_since(addresses: StackAddresses, start_bytes: int) -> str | None:
+    """What Odoo logged after its first `start_bytes`; None where that is no more to be had."""
+    path = _odoo_log(addresses)
+    if path is None or path.stat().st_size < start_bytes:
+        return None
+    with path.open("rb") as log:
+        log.seek(start_bytes)
+        return log.read().decode(errors="replace")
+
+
+def _odoo_log(addresses: StackAddresses) -> Path | None:
+    path = Path(addresses.log_dir) / "odoo.log"
+    return path if addresses.log_dir and path.is_file() else None
+
+
 # --- processes -----------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from harness import charts, compare, report_facts, report_plans
 from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
+from harness.report_attribution import attributed
 from harness.report_facts import Sides
 from harness.report_headline import benchmark_headline, run_headline
 from harness.report_text import (
@@ -30,6 +31,7 @@ from harness.report_text import (
     slow_basis,
 )
 from harness.server_metrics import seq_scan_shares
+from harness.statements import over_endpoints
 from harness.threshold import METRICS
 from harness.units import format_bytes, format_count, format_duration
 
@@ -215,8 +217,7 @@ def _run_statements(result: RunResult) -> tuple[StatementComparison, ...]:
             day40_calls_per_request=None if is_day31 else calls,
         )
 
-    deltas = result.servers.statements if result.servers else ()
-    return tuple(row(delta) for delta in sorted(deltas, key=lambda d: (-d.total_ms, d.role, d.fingerprint)))
+    return tuple(row(delta) for delta in over_endpoints(result.servers.statements if result.servers else ()))
 
 
 def _differing(day31: Mapping[str, str], day40: Mapping[str, str]) -> tuple[tuple[str, str, str], ...]:
@@ -326,6 +327,7 @@ def _render(template: str, *, sides: Sides, **values: Any) -> str:
             host_facts=report_facts.environment_facts(sides, "host"),
             version_facts=report_facts.environment_facts(sides, "versions", "n/a: not part of this day"),
             herd_facts=report_facts.environment_facts(sides, "herd"),
+            attributions=tuple((side, attributed(result)) for side, result in sides),
             tables=_tables(sides),
             small_tables={name for _, r in sides if r.servers for name in seq_scan_shares(r.servers).excluded},
             definitions=_definitions(sides),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from harness.model import ArrivalStats, CacheDelta, ResultCacheDelta, RunResult, ServerDelta, StatementDelta
 from harness.report_text import NO_DATA, figure
 from harness.server_metrics import PoolUse, SeqScanShares, pool_use, seq_scan_shares
+from harness.statements import over_endpoints
 from harness.summary import LATE_AFTER_MS
 from harness.threshold import METRICS
 from harness.units import format_bytes, format_count, format_ms, format_pct
@@ -57,8 +58,9 @@ def _archive_text(result: RunResult) -> str:
 
 
 def _slow_statements(statements: Sequence[StatementDelta]) -> str:
-    slow = [s for s in statements if s.calls and s.total_ms / s.calls >= SLOW_STATEMENT_MS]
-    return f"{len(slow)} of {len(statements)}"
+    known = over_endpoints(statements)
+    slow = [s for s in known if s.calls and s.total_ms / s.calls >= SLOW_STATEMENT_MS]
+    return f"{len(slow)} of {len(known)}"
 
 
 def scan_facts(sides: Sides) -> tuple[Fact, ...]:

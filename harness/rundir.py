@@ -11,8 +11,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import InputError, StackError
 from harness.model import OUTCOME_OK, Benchmark, Profile, RunMeta, Snapshot, StatementLog, Verdict
+from harness.odoo_log import OdooRequest
 
 # 1  first version
 # 2  load generators and workers in counts, open load, aborted; every field of 1 is still there
@@ -40,6 +41,8 @@ _SAMPLES = "samples-*.bin"
 _STATEMENT_LOG = "statement-log.json"
 _PROBES = "probes.csv"
 _PROBES_HEADER = ("monotonic_us", "series", "value")
+_ODOO_REQUESTS = "odoo-requests.csv"
+_ODOO_REQUESTS_HEADER = tuple(field.name for field in fields(OdooRequest))
 _VERDICTS = "verdicts.json"
 _JUNIT = "junit.xml"
 _MARKDOWN = "summary.md"
@@ -147,6 +150,33 @@ class RunDir:
                 series.setdefault(name, []).append(point)
         return {name: tuple(sorted(points)) for name, points in sorted(series.items())}
 
+    # --- Odoo's access log
+
+    def write_odoo_requests(self, requests: Iterable[OdooRequest]) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_ODOO_REQUESTS_HEADER)
+        writer.writerows(map(astuple, requests))
+        write_atomic(self.path / _ODOO_REQUESTS, text.getvalue())
+
+    def read_odoo_requests(self) -> tuple[OdooRequest, ...] | None:
+        """Those logged between the snapshots; None if Odoo's log was not read."""
+        path = self.path / _ODOO_REQUESTS
+        if not path.exists():
+            return None
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.reader(file)
+            try:
+                if tuple(next(rows, ())) != _ODOO_REQUESTS_HEADER:
+                    raise ValueError
+                return tuple(
+                    OdooRequest(method, int(queries), float(query_ms), float(remaining_ms))
+                    for method, queries, query_ms, remaining_ms in rows
+                )
+            except ValueError:
+                header = ",".join(_ODOO_REQUESTS_HEADER)
+                raise InputError(f"{path}: line {rows.line_num} is not {header}; restore the file") from None
+
     # --- what is derived
 
     def write_verdicts(self, verdicts: Sequence[Verdict]) -> None:
@@ -195,6 +225,11 @@ class RunDir:
     def pg_stats_path(self) -> Path:
         """The specification's statement table (its day31_pg_stats.csv)."""
         return self.path / "pg_stats.csv"
+
+    @property
+    def endpoint_statements_path(self) -> Path:
+        """Which endpoint ran which statements how often."""
+        return self.path / "endpoint_statements.csv"
 
     @property
     def pg_scans_path(self) -> Path:

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness import (
+    attribution,
     load,
+    odoo_log,
     plan,
     provenance,
     report,
@@ -41,6 +43,7 @@ from harness.model import (
     StatementLog,
     Verdict,
 )
+from harness.odoo_log import OdooRequest
 from harness.rundir import RunDir
 from harness.summary import RunSamples
 
@@ -71,6 +74,7 @@ class Evidence:
     after: Snapshot
     servers: ServerDelta
     requests: Mapping[str, int]
+    odoo: tuple[OdooRequest, ...] | None
     probes: rundir.Probes
     plans: QueryPlans | None
     log: StatementLog | None = None
@@ -175,6 +179,10 @@ def write_judgement(directory: RunDir, evidence: Evidence) -> RunResult:
     directory.write_junit(verdict_text.junit_xml(*text))
     directory.write_markdown(verdict_text.markdown(*text))
     rundir.write_atomic(directory.pg_stats_path, server_csv.pg_stats_csv([(evidence.before, evidence.after)]))
+    rundir.write_atomic(
+        directory.endpoint_statements_path,
+        server_csv.endpoint_statements_csv(attribution.attribute(evidence.servers.statements, evidence.requests)),
+    )
     rundir.write_atomic(directory.pg_scans_path, server_csv.pg_scans_csv(evidence.servers))
     if result.slow is not None:
         rundir.write_atomic(directory.slow_queries_path, slow_statements.csv_text(result.slow))
@@ -224,6 +232,7 @@ def read(directory: RunDir) -> Evidence:
             servers.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)), probes
         ),
         requests=Counter(endpoints[index] for index in samples["endpoint"][between].tolist()),
+        odoo=directory.read_odoo_requests(),
         probes=probes,
         plans=None if plans is None else plan.read(plans),
         log=directory.read_statement_log(),
@@ -238,6 +247,7 @@ def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
     for one in runs:
         requests.update(one.requests)
     logs = [one.log for one in runs]
+    access_logs = [one.odoo for one in runs if one.odoo is not None]
     metrics: Metrics = {
         **summary.metrics(measured),
         **server_metrics.metrics(server_delta, meta.profile, requests),
@@ -254,6 +264,8 @@ def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
         warnings=tuple(dict.fromkeys(text for one in runs for text in _doubts(one))),
         slow=slow_statements.inventory(logs, server_delta.statements),
         plans=next((one.plans for one in reversed(runs) if one.plans is not None), None),
+        requests=dict(sorted(requests.items())),
+        odoo=odoo_log.by_method(request for log in access_logs for request in log) if access_logs else None,
     )
 
 

@@ -1,4 +1,5 @@
-"""What the servers did, as the specification's CSV files: statements (pg_stats) and scans per table (pg_scans).
+"""What the servers did, as CSV files: the specification's statements (pg_stats) and scans per table (pg_scans), and
+the statements of each endpoint.
 
 Pure: no I/O.
 """
@@ -10,6 +11,7 @@ import io
 import math
 from collections.abc import Collection, Iterable, Sequence
 
+from harness.attribution import Attribution
 from harness.model import ServerDelta, Snapshot
 from harness.server_metrics import share_pct
 from harness.statements import NOT_THE_APPLICATION, Activity, activities_between, preview
@@ -48,6 +50,45 @@ def _pg_stats_row(one: Activity) -> tuple[object, ...]:
         one.counters["rows"],
         _round(share_pct(hit, hit + read)),
         one.role,
+    )
+
+
+def endpoint_statements_csv(found: Attribution) -> str:
+    """Which endpoint ran which statements how often, the most calls of each first. Columns per request are empty where
+    the load generator sent none."""
+
+    def ratio(part: float, whole: int) -> float | None:
+        return round(part / whole, 4) if whole else None
+
+    return _csv(
+        (
+            "endpoint",
+            "requests",
+            "calls",
+            "calls_per_request",
+            "rows_per_call",
+            "blocks_per_call",
+            "mean_ms",
+            "fingerprint",
+            "name",
+            "query_preview",
+        ),
+        (
+            (
+                endpoint.endpoint,
+                endpoint.requests,
+                one.calls,
+                ratio(one.calls, endpoint.requests),
+                ratio(one.rows, one.calls),
+                ratio(one.shared_blks_hit + one.shared_blks_read, one.calls),
+                ratio(one.total_ms, one.calls),
+                one.fingerprint,
+                one.name,
+                preview(one.query, 120),
+            )
+            for endpoint in found.endpoints
+            for one in endpoint.statements
+        ),
     )
 
 

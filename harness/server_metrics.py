@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness import attribution
 from harness.model import Estimate, Metrics, PoolDelta, Profile, ServerDelta
 from harness.statements import Moments, moments_of
 
@@ -123,7 +124,6 @@ def metrics(delta: ServerDelta, profile: Profile, requests_by_endpoint: Mapping[
     directly and has no cache: its pool and cache metrics are None whatever runs beside it.
     requests_by_endpoint: requests started between the snapshots.
     """
-    requests = sum((requests_by_endpoint or {}).values())
     scans = seq_scan_shares(delta)
     pools = pool_use(delta) if profile == "day40" else []
     cache = delta.cache if profile == "day40" else None
@@ -142,7 +142,7 @@ def metrics(delta: ServerDelta, profile: Profile, requests_by_endpoint: Mapping[
         "wal_archive_failures": {
             None: _exact(archive.failures, archive.segments + archive.failures) if archive else None
         },
-        "db_calls_per_request": {None: _calls_per_request(delta, requests)},
+        **attribution.per_request(delta.statements, requests_by_endpoint or {}),
     }
 
 
@@ -157,13 +157,6 @@ def _statement_means(delta: ServerDelta) -> Iterable[tuple[str, Estimate]]:
             half = Z95 * math.sqrt(timings.m2 / (timings.count - 1) / timings.count)
         low, high = (None, None) if half is None else (max(0.0, mean - half), mean + half)
         yield name, Estimate(mean, low, high, timings.count)
-
-
-def _calls_per_request(delta: ServerDelta, requests: int) -> Estimate | None:
-    """Lower bounds would pass an upper limit undeservedly: then None."""
-    if not requests or not delta.statements or any(one.lower_bound for one in delta.statements):
-        return None
-    return Estimate(sum(one.calls for one in delta.statements) / requests, None, None, requests)
 
 
 def share_pct(part: int, whole: int) -> float | None:

@@ -312,7 +312,9 @@ def _add(a: ServerDelta, b: ServerDelta) -> ServerDelta:
         b,
         elapsed_s=a.elapsed_s + b.elapsed_s,
         warnings=tuple(dict.fromkeys(a.warnings + b.warnings)),
-        statements=_merge(a.statements, b.statements, lambda one: (one.role, one.fingerprint), add_statements),
+        statements=_merge(
+            a.statements, b.statements, lambda one: (one.role, one.endpoint, one.fingerprint), add_statements
+        ),
         tables=_merge(a.tables, b.tables, lambda one: (one.schema, one.table), _add_table_counters),
         indexes=_merge(
             a.indexes,

@@ -16,6 +16,7 @@ from typing import Any
 import pglast
 from pglast.parser import ParseError
 
+from fixtures.endpoints import endpoint_of
 from harness.errors import InputError, StackError
 from harness.model import Snapshot, StatementDelta
 
@@ -24,6 +25,8 @@ NOT_THE_APPLICATION = ("harness", "postgres")
 
 # PostgreSQL evicts the least used 5 % once the view is full; from 90 % on the next run may well lose rows.
 NEARLY_FULL = 0.9
+
+_ENDPOINT_ROLE = re.compile(r"ep_(?P<service>[a-z]+)_")
 
 Row = Mapping[str, Any]
 
@@ -123,9 +126,10 @@ _STATEMENT_COUNTERS = ("rows", "shared_blks_hit", "shared_blks_read", "temp_blks
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What one row of pg_stat_statements did between two snapshots."""
+    """What one row of pg_stat_statements did between two snapshots; role and endpoint as in StatementDelta."""
 
     role: str
+    endpoint: str | None
     queryid: int | None
     query: str
     timings: Moments
@@ -184,9 +188,11 @@ def activities_between(before: Snapshot, after: Snapshot) -> tuple[list[Activity
             continue
         # Since 1.11 the unchanged stats_since proves that a row was never evicted, whatever happened to others.
         proven = start is not None and row.get("stats_since") is not None
+        role = row["role"] or f"oid {row['userid']}"
         found.append(
             Activity(
-                role=row["role"] or f"oid {row['userid']}",
+                role=_login(role),
+                endpoint=endpoint_of(role),
                 queryid=row["queryid"],
                 query=row["query"] or "",
                 timings=timings,
@@ -230,8 +236,8 @@ def _validity(before: Snapshot, after: Snapshot) -> tuple[list[str], bool, bool]
 def statement_deltas(
     activities: Iterable[Activity], names: Mapping[str, str], exclude_roles: Collection[str]
 ) -> tuple[StatementDelta, ...]:
-    """Activities by role and shape, the most total time first. names: as `named_fingerprints` gives them."""
-    grouped: dict[tuple[str, str], StatementDelta] = {}
+    """Activities by role, endpoint and shape, the most total time first. names: as `named_fingerprints` gives them."""
+    grouped: dict[tuple[str, str | None, str], StatementDelta] = {}
     # The most called text represents its group, whatever order the server returned the rows in.
     for activity in sorted(activities, key=lambda one: (-one.timings.count, one.query)):
         if activity.role in exclude_roles:
@@ -246,11 +252,37 @@ def statement_deltas(
             total_ms=activity.timings.total,
             m2_ms2=activity.timings.m2,
             lower_bound=activity.lower_bound,
+            endpoint=activity.endpoint,
             **activity.counters,
         )
-        key = (activity.role, shape)
+        key = (activity.role, activity.endpoint, shape)
         grouped[key] = add_statements(grouped[key], statement) if key in grouped else statement
-    return tuple(sorted(grouped.values(), key=lambda one: (-one.total_ms, one.role, one.fingerprint)))
+    return tuple(sorted(grouped.values(), key=_slowest_first))
+
+
+def over_endpoints(statements: Iterable[StatementDelta]) -> tuple[StatementDelta, ...]:
+    """The statements by role and shape alone, the most total time first: what two sides are joined by."""
+    grouped: dict[tuple[str, str], StatementDelta] = {}
+    for statement in statements:
+        key = (statement.role, statement.fingerprint)
+        of_all = replace(statement, endpoint=None)
+        grouped[key] = add_statements(grouped[key], of_all) if key in grouped else of_all
+    return tuple(sorted(grouped.values(), key=_slowest_first))
+
+
+def _slowest_first(one: StatementDelta) -> tuple[float, str, str, str]:
+    return (-one.total_ms, one.role, one.fingerprint, one.endpoint or "")
+
+
+def _login(role: str) -> str:
+    """The login that took the role: roles of endpoints, and of what has none, are named "ep_SERVICE_…"."""
+    match = _ENDPOINT_ROLE.match(role)
+    return match["service"] if match else role
+
+
+def service_of(endpoint: str) -> str:
+    """The service that an endpoint belongs to, which is also its login: endpoints are named "SERVICE …"."""
+    return endpoint.partition(" ")[0]
 
 
 def moments_of(statement: StatementDelta) -> Moments:

@@ -59,7 +59,9 @@ METRICS: Mapping[str, Metric] = {
     "statement_mean_ms": Metric("ms", "mean execution time of a statement", "statement"),
     "wal_archive_lag_s": Metric("s", "age of the oldest WAL that the archive lacks, worst sample of the run"),
     "wal_archive_failures": Metric("count", "attempts to archive a WAL segment that failed"),
-    "db_calls_per_request": Metric("count", "SQL statements per request", "endpoint"),
+    "db_calls_per_request": Metric("count", "SQL statements per request; below 1 where caches answer", "endpoint"),
+    "db_rows_per_request": Metric("count", "rows that SQL statements returned or changed, per request", "endpoint"),
+    "db_blocks_per_request": Metric("count", "blocks of shared buffers that SQL read, per request", "endpoint"),
     "query_p95_ms": Metric("ms", "95th percentile of SQL execution, from the sampled statement log", None, True, 20),
 }
 

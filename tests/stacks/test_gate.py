@@ -19,7 +19,7 @@ import psutil
 import psycopg
 import pytest
 
-from harness import plan, reset, rundir
+from harness import plan, reset, rundir, runner
 from harness.model import StackAddresses
 from harness.rundir import BenchmarkDir, RunDir
 from harness.services import api, process
@@ -72,6 +72,14 @@ def test_a_run_within_its_limits_passes_and_is_complete(
     assert meta.counts["sent"] == meta.counts["recorded"] == meta.counts["locust"]
     outcomes = {verdict.threshold.text: verdict.outcome for verdict in run.read_verdicts()}
     assert outcomes == {"p95_ms < 10000": "pass", "failure_ratio < 0.01": "pass"}
+    logged, evidence = run.read_odoo_requests(), runner.read(run)
+    assert logged is not None
+    to_odoo = sum(count for endpoint, count in evidence.requests.items() if endpoint.startswith("odoo "))
+    assert abs(len(logged) - to_odoo) <= 10  # as many users may have one under way at the first snapshot
+    assert min(one.queries for one in logged) > 0
+    page = (run.path / "report.html").read_text()
+    assert "Where the statements come from" in page
+    assert "is that all of it?" in page
     snapshot = run.path / "snapshot-after.json"
     foreign = json.loads(snapshot.read_text())
     foreign["postgres"]["database"]["datid"] += 1

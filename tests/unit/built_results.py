@@ -19,6 +19,7 @@ from harness.model import (
     IndexDelta,
     Latency,
     Metrics,
+    OdooUse,
     Phases,
     PoolDelta,
     Profile,
@@ -153,7 +154,9 @@ def summary(speed: float) -> Summary:
     return Summary(60.0, 200.0, pooled, endpoints, timeline)
 
 
-def statement(role: str, name: str | None, query: str, calls: int, mean_ms: float) -> StatementDelta:
+def statement(
+    role: str, name: str | None, query: str, calls: int, mean_ms: float, *, endpoint: str | None = None, rows: int = 3
+) -> StatementDelta:
     return StatementDelta(
         role=role,
         fingerprint=statements.fingerprint(query),
@@ -162,12 +165,13 @@ def statement(role: str, name: str | None, query: str, calls: int, mean_ms: floa
         calls=calls,
         total_ms=calls * mean_ms,
         m2_ms2=calls * mean_ms * mean_ms / 4,
-        rows=calls * 3,
+        rows=calls * rows,
         shared_blks_hit=calls * 11,
         shared_blks_read=calls // 10,
         temp_blks_written=0,
         wal_bytes=0,
         lower_bound=False,
+        endpoint=endpoint,
     )
 
 
@@ -178,15 +182,19 @@ def servers(profile: Profile) -> ServerDelta:
     daily = (
         "SELECT production_date, sum(quantity_litres)\nFROM farm.milk_production\nWHERE production_date = $1 GROUP BY 1"
     )
+    ids = "SELECT a.id FROM farm_animal AS a WHERE a.id IN ($1, $2)"
+    section = "SELECT name FROM core.section WHERE id = $1"
     health = "SELECT id FROM farm.health_record WHERE details @> $1"
     return ServerDelta(
         elapsed_s=60.0,
         warnings=(),
         statements=(
-            statement("api", "animal by tag", tag, 200 if tuned else 1800, 0.05),
-            statement("api", "daily milk report", daily, 120 if tuned else 900, 14.0 * speed),
+            statement("api", "animal by tag", tag, 150 if tuned else 1700, 0.05, endpoint=TAG),
+            statement("api", "animal by tag", tag, 50 if tuned else 100, 0.05),
+            statement("api", "daily milk report", daily, 120 if tuned else 900, 14.0 * speed, endpoint=DAILY),
             statement("api", "health search", health, 300, 2.0 * speed),
-            statement("odoo", None, "SELECT a.id FROM farm_animal AS a WHERE a.id IN ($1, $2)", 1200, 3.5 * speed),
+            statement("odoo", None, ids, 1200, 3.5 * speed, endpoint="odoo farm.animal.search_read"),
+            statement("odoo", None, section, 30_000, 0.02, endpoint="odoo farm.animal.search_read", rows=1),
             statement("odoo", None, "SELECT 31" if not tuned else "SELECT now()", 10, 0.5),
         ),
         tables=(
@@ -237,7 +245,7 @@ def metrics(result_summary: Summary, delta: ServerDelta | None, profile: Profile
         "p95_ms": {None: pooled.latency.p95_ms if pooled.latency else None, **by_endpoint},
         "failure_ratio": {None: Estimate(3 / 3315, 0.0002, 0.003, 3315)},
     }
-    return found | (server_metrics.metrics(delta, profile) if delta else {})
+    return found | (server_metrics.metrics(delta, profile, REQUESTS) if delta else {})
 
 
 def result(profile: Profile, number: int = 1, *, delta: ServerDelta | None = None) -> RunResult:
@@ -284,6 +292,8 @@ def result(profile: Profile, number: int = 1, *, delta: ServerDelta | None = Non
         warnings=("Load generator: its loop lagged by 12 ms at most; use more workers if that rises.",),
         slow=slow(profile),
         plans=built_plans.plans(profile),
+        requests=REQUESTS,
+        odoo=(OdooUse("farm.animal.search_read", 600, 33_600, 5, 130, 2400.0, 4200.0),),
     )
 
 
@@ -314,6 +324,8 @@ def without_data(profile: Profile) -> RunResult:
         warnings=(),
         slow=None,
         plans=None,
+        requests={},
+        odoo=None,
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from harness import CHECKOUT, observe, rundir, scenario, threshold
 from harness.model import SAMPLE, RunMeta, Scenario
+from harness.odoo_log import OdooRequest
 from harness.rundir import RunDir
 
 HEALTHY = {
@@ -154,10 +155,12 @@ observe.stack.reserved = lambda profile: contextlib.nullcontext()
 observe.reset.stack = lambda addresses: None
 observe.probe.Probes = Probes
 observe.probe.snapshot = lambda addresses: snapshot(at_s=time.monotonic())
+observe.probe.odoo_log_bytes = lambda addresses: 7
+observe.probe.odoo_log_since = lambda addresses, start_bytes: sys.argv[2] if start_bytes == 7 else None
 observe.probe.wait_for_quiet_statistics = lambda *of: True
 
 def since(dsn, start):
-    if sys.argv[2:] == ["no log"]:
+    if sys.argv[3:] == ["no log"]:
         raise StackError("postgresql: its log cannot be read")
     return [
         b'{"error_severity": "LOG", "user": "api", "dbname": "d", "message": "duration: 7.0 ms  execute x: SELECT 1"}'
@@ -170,11 +173,14 @@ sys.exit(observe.main())
 """
 
 
+ACCESS_LOG = '10:00:00,001 7 INFO dairy werkzeug: - "POST /xmlrpc/2/object#a.read HTTP/1.1" 200 - 4 0.003 0.01'
+
+
 class Observer:
     def __init__(self, run: RunDir, *arguments: str) -> None:
         places = {"PYTHONPATH": f"{CHECKOUT}:{Path(__file__).parent}", "PATH": ""}
         self.child = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(run.path), *arguments],
+            [sys.executable, "-c", PROGRAM, str(run.path), ACCESS_LOG, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -254,6 +260,7 @@ def test_a_run_is_judged_while_it_goes_on_and_ended_by_a_broken_limit(run: RunDi
     assert run.read_snapshot("after").monotonic_us > run.read_snapshot("before").monotonic_us
     assert "host.cpu_pct" in run.read_probes(0)
     assert [one.duration_ms for one in run.read_statement_log().statements] == [7.0]
+    assert run.read_odoo_requests() == (OdooRequest("a.read", 4, 3.0, 10.0),)
 
 
 def test_a_log_that_cannot_be_read_is_a_warning_and_no_data(run: RunDir) -> None:

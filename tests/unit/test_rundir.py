@@ -25,6 +25,7 @@ from harness.model import (
     TargetRow,
     Verdict,
 )
+from harness.odoo_log import OdooRequest
 from harness.rundir import RunDir
 
 NOW = datetime(2026, 2, 3, 10, 11, 12, tzinfo=UTC)
@@ -215,6 +216,22 @@ def test_a_damaged_probe_line_is_named(run, line):
         file.write(line + "\n")
     with pytest.raises(InputError, match=r"probes\.csv: line 3 is not monotonic_us,series,value; remove it"):
         run.read_probes(0)
+
+
+def test_odoo_requests_come_back_and_a_damaged_line_is_named(run):
+    assert run.read_odoo_requests() is None
+    requests = (OdooRequest("a.read", 4, 3.0, 10.5), OdooRequest("b.write", 0, 0.0, 1.0))
+    run.write_odoo_requests(requests)
+    assert run.read_odoo_requests() == requests
+    for line in ("a.read,4,3.0", "a.read,4,x,1.0"):
+        run.write_odoo_requests(requests)
+        with (run.path / "odoo-requests.csv").open("a") as file:
+            file.write(line + "\n")
+        with pytest.raises(InputError, match=r"line 4 is not method,queries,query_ms,remaining_ms; restore the file"):
+            run.read_odoo_requests()
+    (run.path / "odoo-requests.csv").write_text("")
+    with pytest.raises(InputError, match="line 0 is not method"):
+        run.read_odoo_requests()
 
 
 def test_missing_parts(run):
