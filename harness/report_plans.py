@@ -110,7 +110,7 @@ def _partitions_text(found: QueryPlan) -> str:
         return "n/a"
     if found.execution_ms is None:
         return f"{len(planned)} planned"
-    return f"{len(touched)} of {len(planned)} planned" if len(planned) != len(touched) else f"{len(touched)}"
+    return f"{len(touched)} of {len(planned)}" if len(planned) != len(touched) else f"{len(touched)}"
 
 
 def _changes(before: QueryPlan, after: QueryPlan) -> tuple[str, ...]:
