@@ -73,6 +73,9 @@ def node_label(fields: Mapping[str, Any], bare: bool = False) -> str:
         kind += " on " + ".".join(_quoted(fields[part]) for part in ("Schema", "Relation Name") if part in fields)
         alias = fields.get("Alias")
         kind += f" {_quoted(alias)}" if alias not in (None, fields["Relation Name"]) else ""
+    elif "Alias" in fields:
+        named = fields.get("CTE Name") or fields.get("Function Name")
+        kind += f" on {_quoted(named)} {_quoted(fields['Alias'])}" if named else f" on {_quoted(fields['Alias'])}"
     return str(kind)
 
 
