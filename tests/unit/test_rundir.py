@@ -18,10 +18,13 @@ from harness.errors import InputError, StackError
 from harness.model import (
     Benchmark,
     Estimate,
+    LoggedPlan,
+    LoggedStatement,
     Phases,
     RunMeta,
     RunResult,
     Snapshot,
+    StatementLog,
     TargetRow,
     Verdict,
 )
@@ -317,3 +320,17 @@ def test_plans_are_written_read_again_and_a_damaged_one_is_told(tmp_path):
     (run.plans_path / "milk_trend.json").unlink()
     (run.plans_path / "_statements.json").unlink()
     assert run.read_plans() is None
+
+
+def test_a_statement_log_survives_and_a_run_may_have_none(tmp_path):
+    directory = RunDir(tmp_path)
+    assert directory.read_statement_log() is None
+    log = StatementLog(
+        0.1,
+        None,
+        (LoggedStatement("2026-02-03 10:00:00.000 UTC", "odoo", "statement", 0.125, "f"),),
+        {"f": "SELECT $1, …"},
+        (LoggedPlan("", "api", 250.0, "g", {"Plan": {"Plans": [{"Total Cost": 1.5}]}}),),
+    )
+    directory.write_statement_log(log)
+    assert directory.read_statement_log() == log
