@@ -615,7 +615,7 @@ def test_generations_are_renewed_by_commits_alone_and_a_hung_redis_breaks_none(
     with redis.Redis.from_url(stack.redis_url, password=secrets["redis"]) as client:
         key = generation_key("farm.milk_production", "animal", animal)
         token = client.get(key)
-        assert re.fullmatch(rb"[0-9a-f]{16}", token)
+        assert re.fullmatch(rb"[0-9a-f]+-[0-9a-f]{16}", token)
         assert GENERATION_TTL_S - 60 <= client.ttl(key) <= GENERATION_TTL_S
         with fault(USER_ERROR):
             rpc("farm_manager", "milk_production", "write", [milking], {"quantity_litres": -1})

@@ -225,6 +225,20 @@ def test_a_dead_redis_is_asked_once_and_then_left_alone(fault: str, caplog: pyte
     ]
 
 
+def test_a_write_is_told_though_redis_failed_a_moment_ago() -> None:
+    async def play() -> None:
+        farm = Farm()
+        await farm.read()
+        farm.redis.fault = "refused"
+        await farm.read()
+        farm.redis.fault = ""
+        token = farm.redis.data[GENERATION]
+        await farm.write()
+        assert farm.redis.data[GENERATION] != token
+
+    asyncio.run(play())
+
+
 def test_a_stall_of_the_process_itself_is_not_held_against_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nonblocking, "PATIENCE_S", 0.05)
 
