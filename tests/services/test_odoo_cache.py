@@ -185,11 +185,15 @@ def test_a_new_name_shows_wherever_the_animal_is_named(rpc: Rpc, milking: int) -
 
 def test_a_weight_shows_where_weights_are_asked_for(rpc: Rpc) -> None:
     asked = {"domain": [["status", "=", "active"]], "fields": ["weight_kg"], "limit": 1}
-    [old] = rpc("farm_auditor", "animal.cached_search_read", **asked)
+    when = {**asked, "fields": ["write_date"]}
+    [old], [written] = (rpc("farm_auditor", "animal.cached_search_read", **one) for one in (asked, when))
     rpc("farm_manager", "animal.write", [old["id"]], {"weight_kg": old["weight_kg"] + 1})
     try:
         found = [rpc("farm_auditor", "animal.cached_search_read", **asked) for _ in range(READS)]
         assert found == [[{**old, "weight_kg": old["weight_kg"] + 1}]] * READS
+        [rewritten] = rpc("farm_auditor", "animal.search_read", **when)
+        assert rewritten != written
+        assert rpc("farm_auditor", "animal.cached_search_read", **when) == [rewritten]
     finally:
         rpc("farm_manager", "animal.write", [old["id"]], {"weight_kg": old["weight_kg"]})
 
