@@ -49,7 +49,7 @@ def test_status_names_every_address_and_no_secret(stack: StackAddresses, secrets
         "accounts",
         "passfile",
     } <= set(status)
-    known = [*secrets["odoo"].values(), *secrets["odoo_keys"].values(), secrets["api_key"], secrets["redis"]]
+    known = [*secrets["odoo"].values(), *secrets["odoo_keys"].values(), *secrets["api_keys"].values(), secrets["redis"]]
     assert not [secret for secret in known if secret in done.stdout]
 
 
