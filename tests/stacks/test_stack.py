@@ -58,7 +58,7 @@ def test_no_secret_in_a_process_list_or_a_log(stack: StackAddresses, secrets: di
     known = [
         *secrets["odoo"].values(),
         *secrets["odoo_keys"].values(),
-        secrets["api_key"],
+        *secrets["api_keys"].values(),
         secrets["redis"],
         *passwords,
     ]
