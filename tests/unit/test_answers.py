@@ -109,6 +109,7 @@ def test_what_an_account_of_some_sections_is_answered(answers: Answers, sections
     for row in tables()["farm.animal"]:
         expected = row if row["id"] in ids else None
         assert seen.animal(row["tag_number"]) == seen.animal_by_id(row["id"]) == expected
+    assert seen.animal_by_id([min(answers.active_ids)]) is None
     milk_ids = [row["id"] for row in of_these("farm.milk_production") if row["production_date"] == TODAY]
     assert [row["id"] for row in seen.milk_of_day(DEFAULT_AS_OF)] == milk_ids
     for shift in seen.shifts_of_day(DEFAULT_AS_OF):
