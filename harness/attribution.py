@@ -55,7 +55,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class EndpointUse:
-    """One endpoint, all cases of an Odoo method together. requests: started between the snapshots. use: None = its
+    """One endpoint, all cases of an Odoo method together. requests: answered between the snapshots. use: None = its
     statements are not told apart. statements: its own, the most calls first."""
 
     endpoint: str
@@ -83,14 +83,14 @@ def without_case(endpoint: str) -> str:
 
 
 def attribute(statements: Sequence[StatementDelta], requests: Mapping[str, int]) -> Attribution:
-    """requests: as the load generator names them, started between the snapshots that the statements come from.
+    """requests: as the load generator names them, answered between the snapshots that the statements come from.
 
     An endpoint that has a role, of a service whose statements are told apart, and that ran none, ran none: its reply
     came from a cache. Any other without statements is not known (use None).
     """
-    started: Counter[str] = Counter()
+    answered: Counter[str] = Counter()
     for name, count in requests.items():
-        started[without_case(name)] += count
+        answered[without_case(name)] += count
     of_endpoint: dict[str, list[StatementDelta]] = defaultdict(list)
     outside: dict[str, Use] = defaultdict(Use)
     for one in statements:
@@ -104,10 +104,10 @@ def attribute(statements: Sequence[StatementDelta], requests: Mapping[str, int])
     def endpoint(name: str) -> EndpointUse:
         own = sorted(of_endpoint.get(name, ()), key=lambda one: (-one.calls, one.query))
         known = bool(own) or (name in have_role and service_of(name) in told_apart)
-        return EndpointUse(name, started[name], total(own) if known else None, tuple(own))
+        return EndpointUse(name, answered[name], total(own) if known else None, tuple(own))
 
     return Attribution(
-        endpoints=tuple(endpoint(name) for name in sorted({*started, *of_endpoint})),
+        endpoints=tuple(endpoint(name) for name in sorted({*answered, *of_endpoint})),
         outside=dict(sorted(outside.items())),
         lower_bound=any(one.lower_bound for one in statements),
     )

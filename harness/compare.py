@@ -89,7 +89,7 @@ def statements(
 ) -> tuple[StatementComparison, ...]:
     """Every statement of either day, joined on role and fingerprint, those that took the most time on either day first.
 
-    requests31, requests40: requests started between the snapshots of each side, what calls are divided by.
+    requests31, requests40: requests answered between the snapshots of each side, what calls are divided by.
     """
     before, after = _by_key(day31.statements), _by_key(day40.statements)
     rows = [_statement(before.get(key), after.get(key), requests31, requests40) for key in before.keys() | after.keys()]

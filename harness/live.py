@@ -208,8 +208,7 @@ class Live:
         if not self._deltas or self._deltas[0][0] > settled_us:
             return {}, None
         at_us, delta = self._deltas[0]
-        started_us = rows["start_us"]
-        between = (started_us >= steady.before.monotonic_us - self._origin_us) & (started_us < at_us)
+        between = summary.answered_between(rows, steady.before.monotonic_us - self._origin_us, at_us)
         numbers, counts = np.unique(rows["endpoint"][between], return_counts=True)
         requests = Counter({endpoints[number]: int(count) for number, count in zip(numbers, counts, strict=True)})
         return server_metrics.metrics(delta, self._meta.profile, requests), at_us

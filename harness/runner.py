@@ -220,9 +220,8 @@ def read(directory: RunDir) -> Evidence:
     ]
     origin_us = meta.phases.origin_monotonic_us
     probes = directory.read_probes(origin_us)
-    started_us = samples["start_us"] + origin_us
     plans = directory.read_plans()
-    between = (started_us >= before.monotonic_us) & (started_us < after.monotonic_us)
+    between = summary.answered_between(samples, before.monotonic_us - origin_us, after.monotonic_us - origin_us)
     return Evidence(
         meta=dataclasses.replace(meta, state="invalid" if reasons else meta.state, reasons=tuple(reasons)),
         samples=RunSamples(samples, endpoints, outcomes, meta.phases, (meta.counts or {}).get("dropped")),

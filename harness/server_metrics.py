@@ -122,7 +122,7 @@ def metrics(delta: ServerDelta, profile: Profile, requests_by_endpoint: Mapping[
     Counters give exact values without an interval. `statement_mean_ms` has one by its query's name: mean ± 1.96
     standard errors, which takes calls as independent and so is the narrowest that can be claimed. Day 31 connects
     directly and has no cache: its pool and cache metrics are None whatever runs beside it.
-    requests_by_endpoint: requests started between the snapshots.
+    requests_by_endpoint: requests answered between the snapshots.
     """
     scans = seq_scan_shares(delta)
     pools = pool_use(delta) if profile == "day40" else []

@@ -219,6 +219,14 @@ def _arrivals(counted: Sequence[RunSamples]) -> ArrivalStats | None:
     return ArrivalStats(sum(len(run.samples) for run in counted) + dropped, late, dropped, LATE_AFTER_MS)
 
 
+def answered_between(rows: Samples, start_us: int, end_us: int) -> Booleans:
+    """Which requests were answered in [start_us, end_us) of the run's clock: those whose statements two snapshots at
+    these times saw. Of the requests under way at a snapshot most still wait for a worker, and run theirs after it."""
+    answered_us = rows["start_us"] + rows["service_us"]
+    found: Booleans = (answered_us >= start_us) & (answered_us < end_us)
+    return found
+
+
 # --- samples as columns --------------------------------------------------------------------------------------------
 
 

@@ -457,3 +457,19 @@ def test_long_timelines_are_coarser_and_bounded():
     timeline = summarise(rows, load="stages").timeline
     assert len(timeline) == 719  # the last request is due at 3,590 s
     assert timeline[1].start_s == 5
+
+
+@pytest.mark.parametrize(
+    ("start_us", "service_us", "counted"),
+    [
+        (50, 49, False),  # its statements were over before the first snapshot
+        (50, 50, True),  # under way at it
+        (150, 49, True),
+        (150, 50, False),
+        (250, 10, False),
+    ],
+)
+def test_a_request_belongs_to_the_snapshots_that_it_was_answered_between(start_us, service_us, counted):
+    rows = np.zeros(1, summary.SAMPLE_DTYPE)
+    rows["start_us"], rows["service_us"] = start_us, service_us
+    assert summary.answered_between(rows, 100, 200).tolist() == [counted]
