@@ -74,8 +74,8 @@ def node_label(fields: Mapping[str, Any], bare: bool = False) -> str:
         alias = fields.get("Alias")
         kind += f" {_quoted(alias)}" if alias not in (None, fields["Relation Name"]) else ""
     elif "Alias" in fields:
-        named = fields.get("CTE Name") or fields.get("Function Name")
-        kind += f" on {_quoted(named)} {_quoted(fields['Alias'])}" if named else f" on {_quoted(fields['Alias'])}"
+        names = (fields.get("CTE Name") or fields.get("Function Name"), fields["Alias"])
+        kind += " on " + " ".join(_quoted(name) for name in dict.fromkeys(names) if name)
     return str(kind)
 
 
