@@ -90,27 +90,6 @@ def test_the_checksum_sees_a_changed_a_missing_and_a_doubled_row_and_no_session_
     assert seed.checksum(seeded) == checksum
 
 
-def test_day40_indexes_come_and_go_and_change_no_row(seeded):
-    def indexes() -> set[str]:
-        return {
-            row[0]
-            for row in seeded.execute(
-                "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
-                " WHERE NOT c.relispartition AND c.relnamespace::regnamespace::text = ANY(%s)",
-                [list(seed.SCHEMAS)],
-            )
-        }
-
-    day31, checksum = indexes(), seed.checksum(seeded)
-    seed.create_indexes(seeded)
-    assert len(indexes() - day31) == 16
-    assert seed.checksum(seeded) == checksum
-    repeated = "SELECT count(*) FROM pg_index GROUP BY indrelid, indkey::text, indpred, indexprs, indclass::text"
-    assert value(seeded, f"SELECT max(count) FROM ({repeated}) i") == 1
-    seed.drop_indexes(seeded)
-    assert indexes() == day31
-
-
 def test_day40_policies_come_and_go_and_hide_no_row_from_the_checksum(seeded):
     worker = "SET LOCAL ROLE ep_api_animals_worker; SET LOCAL app.current_user_id = '6'"
 
