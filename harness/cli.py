@@ -34,9 +34,15 @@ EXAMPLES = {
   dairyperf up --profile day40          the tuned stack alone
   dairyperf up --profile day31 --herd 2550
   dairyperf up --profile day40 --port odoo=8069 --port api=8000
+  dairyperf up --profile day40 --stack compose     in containers, from docker-compose.perf.yml
 """,
-    "down": "examples:\n  dairyperf down\n  dairyperf down --profile day31\n",
-    "status": "examples:\n  dairyperf status\n  dairyperf status --json --profile day40\n",
+    "down": "examples:\n  dairyperf down\n  dairyperf down --profile day31\n  dairyperf down --stack compose\n",
+    "status": """examples:
+  dairyperf status
+  dairyperf status --json --profile day40
+  dairyperf status --toml --profile day40 > staging.toml    for --stack external:staging.toml, elsewhere
+  dairyperf status --stack external:staging.toml
+""",
     "run": """examples:
   dairyperf run sustained                             50 users, 5 minutes, on day40
   dairyperf run quick --profile day31 --duration 30s
@@ -44,6 +50,7 @@ EXAMPLES = {
   dairyperf run path/to/scenario.toml --users 20
   dairyperf run open --workers 2                      load from two processes
   dairyperf run sustained --abort-window 30s          end early when a limit fails over 30 s
+  dairyperf run sustained --stack external:staging.toml   on a stack that somebody else runs
 """,
     "benchmark": """examples:
   dairyperf benchmark --quick           2 pairs of 60 s: judges the limits
@@ -70,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if getattr(arguments, "stack", None):
+            from harness import stack
+
+            stack.choose(arguments.stack)
         return int(arguments.command(arguments))
     except HarnessError as error:
         err.print(f"dairyperf: {error}", style="red")
@@ -103,7 +114,15 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=globals()[f"_{name}"])
         return added
 
+    def which_stack(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--stack",
+            metavar="KIND",
+            help="embedded (default), compose, or external:FILE, a TOML file of addresses; else $DAIRYPERF_STACK",
+        )
+
     def stack_options(added: argparse.ArgumentParser) -> None:
+        which_stack(added)
         added.add_argument("--herd", type=_positive, help="head of cattle (default 255)")
         added.add_argument("--seed", type=_positive, help="seed of the synthetic herd (default 42)")
         added.add_argument("--odoo-source", type=_path, metavar="DIR", help="use this checkout of Odoo 19.0")
@@ -117,10 +136,14 @@ def _parser() -> argparse.ArgumentParser:
 
     down = command("down", "stop a stack that `up` left running")
     down.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
+    which_stack(down)
 
     status = command("status", "what is up, every address, and how to log in")
     status.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
-    status.add_argument("--json", action="store_true", help="for programs")
+    shape = status.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="for programs")
+    shape.add_argument("--toml", action="store_true", help="what is up, as a file for --stack external:FILE")
+    which_stack(status)
 
     run = command("run", "run one scenario, judge it and write its report")
     run.add_argument("scenario", help="a name in scenarios/ or the path of a TOML file")
@@ -249,7 +272,14 @@ def _down(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     from harness import stack
+    from harness.services import external
 
+    if arguments.toml:
+        up = [profile for profile in _profiles(arguments.profile) if stack.is_up(profile)]
+        if not up:
+            raise InputError("status --toml: no stack is up that could be described; run ./dairyperf up")
+        print("\n".join(external.to_toml(stack.read(profile)) for profile in up), end="")
+        return 0
     states = [stack.status(profile) for profile in _profiles(arguments.profile)]
     if arguments.json:
         shown = states[0] if len(states) == 1 else {str(state["profile"]): state for state in states}

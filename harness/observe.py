@@ -61,7 +61,11 @@ def observe(run: RunDir) -> None:
 
 
 def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
-    reset.stack(addresses)
+    reset.check_may_write(addresses)
+    if addresses.may_reset:
+        reset.stack(addresses)
+    else:
+        reset.warm(addresses)
     origin_us = time.monotonic_ns() // 1000
     origin_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     _say({"event": "ready", "origin_monotonic_us": origin_us})
@@ -93,7 +97,7 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
                     break
         if drained is None:
             raise RunInvalid("load: Locust ended before the run was drained; see locust.log")
-        warnings = list(probes.warnings)
+        warnings = [*([] if addresses.may_reset else [reset.NOT_RESET]), *probes.warnings]
         if not probe.wait_for_quiet_statistics(addresses, QUIET_S):
             warnings.append("PostgreSQL did not fall quiet after the run: table statistics may lack the last seconds")
         run.write_snapshot("after", probe.snapshot(addresses))

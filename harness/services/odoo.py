@@ -32,6 +32,7 @@ CONFIG = _FIXTURES / "services/odoo"
 ADDONS = _FIXTURES / "odoo_addons"
 
 READY_PATH = "/web/health"
+INSTALL_ARGUMENTS = ("--init=smart_dairy", "--skip-auto-install", "--stop-after-init", "--workers=0", "--no-http")
 PORT_TAKEN_EXIT_CODE = 98  # launch.py
 
 # What smart_dairy needs: web brings sessions and formatted_read_group, rpc is loaded server-wide.
@@ -138,16 +139,14 @@ def environment(
     redis_url: where the API has its result cache, without password; None = there is none, or nothing is to be told to
     it. secrets_file: JSON with "redis", the password; read only where there is a redis_url.
     """
+    own = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": str(_packages(tree))}
+    return own | settings(passfile, redis_url=redis_url, secrets_file=secrets_file)
+
+
+def settings(passfile: Path, *, redis_url: str | None = None, secrets_file: Path | None = None) -> dict[str, str]:
+    """Of Odoo's environment what is the same wherever its program lies; see `environment`."""
     cache = {"DAIRYPERF_REDIS_URL": redis_url, "DAIRYPERF_SECRETS": str(secrets_file)} if redis_url else {}
-    return {
-        "PATH": "/usr/bin:/bin",
-        "LC_ALL": "C.UTF-8",
-        "HOME": str(home),
-        "PYTHONPATH": str(_packages(tree)),
-        "PYTHONUNBUFFERED": "1",
-        "PGPASSFILE": str(passfile),
-        **cache,
-    }
+    return {"LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1", "PGPASSFILE": str(passfile), **cache}
 
 
 def install_command(python: Path, tree: Path, config: Path) -> list[str]:
@@ -157,11 +156,7 @@ def install_command(python: Path, tree: Path, config: Path) -> list[str]:
         str(python),
         str(_program(tree)),
         f"--config={config}",
-        "--init=smart_dairy",
-        "--skip-auto-install",
-        "--stop-after-init",
-        "--workers=0",
-        "--no-http",
+        *INSTALL_ARGUMENTS,
     ]
 
 

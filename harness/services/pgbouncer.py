@@ -17,9 +17,29 @@ from harness.services.process import Service, User
 CONFIG = Path(__file__).parents[2] / "fixtures/services/pgbouncer/pgbouncer.ini.j2"
 
 
-def config_text(*, port: int, postgres_port: int, database: str, folder: Path) -> str:
+def config_text(
+    *,
+    port: int,
+    postgres_port: int,
+    database: str,
+    folder: Path,
+    listen: str = "127.0.0.1",
+    postgres_host: str = "127.0.0.1",
+) -> str:
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(CONFIG.read_text())
-    return template.render(port=port, postgres_port=postgres_port, database=database, folder=folder)
+    return template.render(
+        port=port,
+        postgres_port=postgres_port,
+        database=database,
+        folder=folder,
+        listen=listen,
+        postgres_host=postgres_host,
+    )
+
+
+def userlist(passwords: Mapping[str, str]) -> str:
+    """auth_file: role and password; SCRAM to the server needs the password itself."""
+    return "".join(f'"{role}" "{password}"\n' for role, password in passwords.items())
 
 
 def start(
@@ -33,8 +53,7 @@ def start(
 ) -> Service:
     """Writes configuration and user list (0600, the server's own) into `folder` and starts the server."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    users = "".join(f'"{role}" "{password}"\n' for role, password in passwords.items())
-    for name, text in (("pgbouncer.ini", config), ("userlist.txt", users)):
+    for name, text in (("pgbouncer.ini", config), ("userlist.txt", userlist(passwords))):
         path = folder / name
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -18,6 +18,7 @@ from harness.services import process
 from harness.services.process import Service, User
 
 CONFIG = Path(__file__).parents[2] / "fixtures/services/postgresql"
+INITDB_ARGUMENTS = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8")
 _MB = 1024 * 1024
 
 
@@ -72,9 +73,7 @@ def initdb(bin_dir: Path, data: Path, password_file: Path, log: Path, user: User
         f"--pgdata={data}",
         "--username=postgres",
         f"--pwfile={password_file}",
-        "--auth=scram-sha-256",
-        "--encoding=UTF8",
-        "--locale=C.UTF-8",
+        *INITDB_ARGUMENTS,
         "--no-sync",
     ]
     process.run("initdb", command, log=log, environment={"LC_ALL": "C"}, cwd=data.parent, timeout_s=120, user=user)
@@ -116,8 +115,10 @@ def set_passwords(admin_dsn: str, passwords: Mapping[str, str]) -> None:
             connection.execute(statement)
 
 
-def dsn(port: int, database: str, role: str, passfile: Path, application: str = "dairyperf") -> str:
+def dsn(
+    port: int, database: str, role: str, passfile: Path, application: str = "dairyperf", host: str = "127.0.0.1"
+) -> str:
     """A connection string without a password: libpq finds it in `passfile`. Probes leave `dairyperf` out of counts."""
     return psycopg.conninfo.make_conninfo(
-        host="127.0.0.1", port=port, dbname=database, user=role, passfile=str(passfile), application_name=application
+        host=host, port=port, dbname=database, user=role, passfile=str(passfile), application_name=application
     )

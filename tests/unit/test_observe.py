@@ -135,7 +135,7 @@ def test_what_readers_are_told_of_a_valid_load(message, said):
 # --- the conversation ----------------------------------------------------------------------------------------------
 
 PROGRAM = """
-import contextlib, sys, time
+import contextlib, sys, time, types
 from built_snapshots import snapshot
 from harness import live, observe
 
@@ -148,7 +148,7 @@ class Probes:
     def snapshot(self): return snapshot(at_s=time.monotonic())
 
 live.SETTLED_S = observe.SAMPLE_EVERY_S = 0.02
-observe.stack.read = lambda profile: None
+observe.stack.read = lambda profile: types.SimpleNamespace(may_write=True, may_reset=True)
 observe.stack.reserved = lambda profile: contextlib.nullcontext()
 observe.reset.stack = lambda addresses: None
 observe.probe.Probes = Probes

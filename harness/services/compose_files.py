@@ -1,0 +1,178 @@
+"""The files that docker-compose.perf.yml mounts: what the embedded stack's own functions render, with the containers'
+addresses and paths. Pure: values in, texts out.
+
+By name relative to the rendered folder; those under secrets/ hold secrets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.errors import InputError
+from harness.model import Profile
+from harness.services import api, odoo, pgbouncer, postgres, redis
+from harness.services.postgres import Sizes
+
+DATABASE = "smart_dairy"
+
+# Service as `up --port` names it -> its name in docker-compose.perf.yml.
+SERVICES = {"postgresql": "postgres", "odoo": "odoo", "api": "api", "pgbouncer": "pgbouncer", "redis": "redis"}
+# docker-compose.perf.yml publishes these; containers find each other by the names above, at these ports.
+PORTS = {"postgresql": 5432, "odoo": 8069, "api": 8000, "pgbouncer": 6432, "redis": 6379, "locust": 8089}
+_GEVENT_PORT = 8072
+_EVERYWHERE = "0.0.0.0"
+
+_PASSFILE = Path("/run/dairyperf/passfile")  # fixtures/services/compose/private_passfile.sh
+_ODOO_DATA = Path("/var/lib/odoo")
+_ODOO_ADDONS = Path("/mnt/extra-addons")
+_ODOO_INSTALL_CONFIG = "/etc/odoo/odoo-install.conf"
+
+# What a service may know of the secrets file.
+_ODOO_SECRETS = ("redis",)
+_API_SECRETS = ("api_key", "api_keys", "redis")
+
+# The image initialises a volume over its Unix socket, and who reads the log on the host is not who writes it.
+POSTGRES_PLACE = """
+listen_addresses = '*'
+unix_socket_directories = '/var/run/postgresql'
+log_file_mode = 0644
+"""
+# Containers and, through the network's gateway, the host: whoever is in a network of this container's.
+HBA_ADDRESS = "samenet"
+HBA_PLACE = "local  all  postgres  scram-sha-256\n"
+
+
+def services(profile: Profile) -> tuple[str, ...]:
+    """The keys of SERVICES that the profile has, in the order of their start."""
+    pooled = ("pgbouncer", "redis") if profile == "day40" else ()
+    return ("postgresql", *pooled, "odoo", "api")
+
+
+def configurations(profile: Profile, host: Sizes) -> dict[str, str]:
+    """Everything without a secret, but for the variables of docker-compose.perf.yml itself."""
+    pooled = profile == "day40"
+    database_service = "pgbouncer" if pooled else "postgresql"
+    redis_url = f"redis://{SERVICES['redis']}:{PORTS['redis']}/0" if pooled else None
+    files = {
+        "postgresql.conf": postgres.config_text(
+            profile,
+            port=PORTS["postgresql"],
+            hba_file=Path("/etc/postgresql/pg_hba.conf"),
+            log_dir=Path("/var/log/postgresql"),
+            archive=Path("/var/lib/postgresql/archive"),
+            host=host,
+        )
+        + POSTGRES_PLACE,
+        "pg_hba.conf": HBA_PLACE + (postgres.CONFIG / "pg_hba.conf").read_text().replace("127.0.0.1/32", HBA_ADDRESS),
+        "odoo.conf": _odoo_config(database_service),
+        "odoo-install.conf": _odoo_config("postgresql"),
+        "odoo.env": _env(
+            {"HOME": str(_ODOO_DATA)}
+            | odoo.settings(_PASSFILE, redis_url=redis_url, secrets_file=Path("/run/secrets/odoo.json"))
+        ),
+        "api.env": _env(
+            api.environment(
+                dsn=postgres.dsn(
+                    PORTS[database_service],
+                    DATABASE + ("_api" if pooled else ""),
+                    "api",
+                    _PASSFILE,
+                    application="dairy-api",
+                    host=SERVICES[database_service],
+                ),
+                passfile=_PASSFILE,
+                secrets_file=Path("/run/secrets/api.json"),
+                redis_url=redis_url,
+            )
+            | {"PYTHONPATH": "/app"}
+        ),
+    }
+    if pooled:
+        files["pgbouncer.ini"] = pgbouncer.config_text(
+            port=PORTS["pgbouncer"],
+            postgres_port=PORTS["postgresql"],
+            database=DATABASE,
+            folder=Path("/var/lib/pgbouncer"),
+            listen=_EVERYWHERE,
+            postgres_host=SERVICES["postgresql"],
+        )
+    return files
+
+
+def role_secrets(profile: Profile, roles: Mapping[str, str]) -> dict[str, str]:
+    """roles: role -> password. What PostgreSQL and Odoo's installation need."""
+    files = {
+        "secrets/postgres_password": roles["postgres"],
+        "secrets/odoo.passfile": _passfile(roles, "odoo"),
+        "secrets/api.passfile": _passfile(roles, "api"),
+        "secrets/harness.passfile": _passfile(roles, "harness", "postgres"),
+    }
+    if profile == "day40":
+        files["secrets/userlist.txt"] = pgbouncer.userlist(roles)
+    return files
+
+
+def service_secrets(profile: Profile, content: Mapping[str, object]) -> dict[str, str]:
+    """content: of the secrets file. What the services need that start after the database was seeded."""
+    files = {
+        "secrets/odoo.json": _subset(content, _ODOO_SECRETS),
+        "secrets/api.json": _subset(content, _API_SECRETS),
+        "secrets/secrets.json": json.dumps(content),
+    }
+    if profile == "day40":
+        password = str(content["redis"])
+        files["secrets/redis_password"] = password
+        files["secrets/redis.conf"] = redis.config_text(
+            port=PORTS["redis"], folder=Path("/data"), password=password, listen=_EVERYWHERE
+        )
+    return files
+
+
+def variables(profile: Profile, rendered: Path, ports: Mapping[str, int], host: Sizes, cores: int) -> str:
+    """compose.env: what docker-compose.perf.yml is told. ports: published, by the keys of PORTS."""
+    values = {
+        "DAIRYPERF_PROFILE": profile,
+        "DAIRYPERF_RENDERED": str(rendered),
+        "DAIRYPERF_INITDB_ARGS": " ".join(postgres.INITDB_ARGUMENTS),
+        "DAIRYPERF_CPUS": str(cores),
+        # what it is told to expect of the machine: its own buffers and the page cache, which count alike
+        "DAIRYPERF_POSTGRES_MEMORY": f"{host.effective_cache_size_mb + host.maintenance_work_mem_mb}m",
+    }
+    values |= {f"DAIRYPERF_PORT_{service.upper()}": str(port) for service, port in ports.items()}
+    return _env(values)
+
+
+def install_command() -> Sequence[str]:
+    """Installs the addon, in Odoo's container."""
+    return ("python3", "/usr/bin/odoo", f"--config={_ODOO_INSTALL_CONFIG}", *odoo.INSTALL_ARGUMENTS)
+
+
+def _odoo_config(database_service: str) -> str:
+    return odoo.config_text(
+        database=DATABASE,
+        postgres_host=SERVICES[database_service],
+        postgres_port=PORTS[database_service],
+        http_host=_EVERYWHERE,
+        http_port=PORTS["odoo"],
+        gevent_port=_GEVENT_PORT,
+        data_dir=_ODOO_DATA,
+        addons_paths=(_ODOO_ADDONS,),
+    )
+
+
+def _passfile(roles: Mapping[str, str], *names: str) -> str:
+    return "".join(f"*:*:*:{name}:{roles[name]}\n" for name in names)
+
+
+def _subset(content: Mapping[str, object], names: Sequence[str]) -> str:
+    return json.dumps({name: content[name] for name in names if name in content})
+
+
+def _env(values: Mapping[str, str]) -> str:
+    """In single quotes, in which Compose replaces nothing. Raises InputError where a value has one itself."""
+    for name, value in values.items():
+        if "'" in value or "\n" in value:
+            raise InputError(f"{name}: {value!r} cannot be in an environment file; move the checkout to a plainer path")
+    return "".join(f"{name}='{value}'\n" for name, value in values.items())
