@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -278,7 +279,9 @@ def _status(arguments: argparse.Namespace) -> int:
         up = [profile for profile in _profiles(arguments.profile) if stack.is_up(profile)]
         if not up:
             raise InputError("status --toml: no stack is up that could be described; run ./dairyperf up")
-        print("\n".join(external.to_toml(stack.read(profile)) for profile in up), end="")
+        # what may be done to it is for its reader to say
+        described = [replace(stack.read(profile), may_write=False, may_reset=False) for profile in up]
+        print("\n".join(map(external.to_toml, described)), end="")
         return 0
     states = [stack.status(profile) for profile in _profiles(arguments.profile)]
     if arguments.json:
