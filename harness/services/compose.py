@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 
 from harness import CHECKOUT, reset
 from harness.errors import InputError, StackError
-from harness.model import Profile, StackAddresses
+from harness.model import Account, Profile, StackAddresses
 from harness.services import compose_files, credentials, embedded, external, postgres, process, provision, template
 from harness.services.provision import Say
 
@@ -132,62 +132,77 @@ def status(profile: Profile) -> dict[str, object]:
 # --- starting ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What is in the seeded database, and what was handed out to its accounts."""
+
+    manifest: Mapping[str, Any]
+    accounts: tuple[Account, ...]
+    secrets: dict[str, object] = field(repr=False)
+    versions: Mapping[str, str]
+
+
 def _start(
     profile: Profile, say: Say, herd: int, seed: int, as_of: date, published: Mapping[str, int]
 ) -> StackAddresses:
+    roles = render(profile, published)
+    names = [compose_files.SERVICES[service] for service in compose_files.services(profile)]
+    say("building images, and fetching those that others made")
+    built = [name for name in names if name in ("pgbouncer", "odoo", "api")]
+    _compose(profile, "build", *built, timeout_s=BUILD_TIMEOUT_S)
+    say("starting PostgreSQL")
+    _compose(profile, "up", "--detach", "--wait", "postgres", timeout_s=BUILD_TIMEOUT_S)
+    at = {service: ("127.0.0.1", port) for service, port in published.items()}
+    place = _Place(at, folder(profile) / "passfile", folder(profile) / "secrets.json").addresses()
+    data = _data(profile, say, place["admin_dsn"], roles, herd, seed, as_of)
+    seen = StackAddresses(
+        profile=profile,
+        **place,
+        database=template.DATABASE,
+        accounts=data.accounts,
+        as_of=as_of.isoformat(),
+        herd=herd,
+        seed=seed,
+        checksum=data.manifest["checksum"],
+        counts=data.manifest["counts"],
+        versions=data.versions,
+        log_dir=str(folder(profile) / "logs"),
+        pids={},
+    )
+    render_secrets(seen, data.secrets)
+    # before pgBouncer is there, which would have to be paused
+    reset.database(replace(seen, pgbouncer_dsn=None))
+    say(f"starting {', '.join(names[1:])}")
+    _compose(profile, "up", "--detach", "--wait", *names, timeout_s=START_TIMEOUT_S)
+    return seen
+
+
+def render(profile: Profile, published: Mapping[str, int]) -> dict[str, str]:
+    """Writes what PostgreSQL and the seeding need; returns role -> password. published: service -> port."""
     place = _make_folder(profile)
     cores = psutil.cpu_count() or 1
     host = postgres.sizes(psutil.virtual_memory().total, cores)
-    superuser = place / "secrets/postgres_password"  # the volume knows it from its first start on
     roles = {role: credentials.new_secret() for role in credentials.ROLES}
+    superuser = place / "secrets/postgres_password"
     if superuser.exists():
-        roles["postgres"] = superuser.read_text()
+        roles["postgres"] = superuser.read_text()  # the volume knows it from its first start on
     _write(place / "compose.env", compose_files.variables(profile, place, published, host, cores), 0o644)
     for name, text in compose_files.configurations(profile, host).items():
         _write(place / name, text, 0o644)
     for name, text in compose_files.role_secrets(profile, roles).items():
         _write(place / name, text, 0o444)
     _write(place / "secrets/odoo.json", "{}", 0o444)  # mounted by Odoo's installation already, which needs none of it
-    passfile, secrets_file = place / "passfile", place / "secrets.json"
-    template.write_passfile(passfile, roles)
+    template.write_passfile(place / "passfile", roles)
+    return roles
 
-    names = [compose_files.SERVICES[service] for service in compose_files.services(profile)]
-    say("building images, and fetching those that others made")
-    # odoo is built before its server can start: it installs the addon
-    _compose(
-        profile, "build", *(name for name in names if name in ("pgbouncer", "odoo", "api")), timeout_s=BUILD_TIMEOUT_S
-    )
-    say("starting PostgreSQL")
-    _compose(profile, "up", "--detach", "--wait", "postgres", timeout_s=BUILD_TIMEOUT_S)
-    admin_dsn = postgres.dsn(published["postgresql"], "postgres", "postgres", passfile)
-    seeded = _seed(profile, say, admin_dsn, roles, herd, seed, as_of)
-    postgres.set_passwords(admin_dsn, {role: password for role, password in roles.items() if role != "postgres"})
-    accounts, secret = credentials.hand_out(admin_dsn, template.SEED_DATABASE)
-    credentials.write(secrets_file, secret)
-    for name, text in compose_files.service_secrets(profile, secret).items():
+
+def render_secrets(seen: StackAddresses, content: dict[str, object]) -> None:
+    """Writes what the services need that start after the seeding. content: of the secrets file."""
+    place = folder(seen.profile)
+    credentials.write(Path(seen.secrets_file), content)
+    for name, text in compose_files.service_secrets(seen.profile, content).items():
         _write(place / name, text, 0o444)
-
-    here = _Place({service: ("127.0.0.1", port) for service, port in published.items()}, passfile, secrets_file)
-    seen = StackAddresses(
-        profile=profile,
-        **here.addresses(),
-        database=template.DATABASE,
-        accounts=accounts,
-        as_of=as_of.isoformat(),
-        herd=herd,
-        seed=seed,
-        checksum=seeded["checksum"],
-        counts=seeded["counts"],
-        versions=_versions(admin_dsn),
-        log_dir=str(place / "logs"),
-        pids={},
-    )
     _write(place / "secrets/stack.toml", external.to_toml(_inside(seen)), 0o444)
-    # before anything else is connected, so that nothing has to be paused
-    reset.database(replace(seen, pgbouncer_dsn=None))
-    say(f"starting {', '.join(names[1:])}")
-    _compose(profile, "up", "--detach", "--wait", *names, timeout_s=START_TIMEOUT_S)
-    return seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +244,16 @@ def _inside(seen: StackAddresses) -> StackAddresses:
     }
     place = _Place(at, Path("passfile"), Path("secrets.json"))
     return replace(seen, **place.addresses(), log_dir=None)
+
+
+def _data(
+    profile: Profile, say: Say, admin_dsn: str, roles: Mapping[str, str], herd: int, seed: int, as_of: date
+) -> _Data:
+    """The seeded database, made where the volume has none, with passwords of this start."""
+    manifest = _seed(profile, say, admin_dsn, roles, herd, seed, as_of)
+    postgres.set_passwords(admin_dsn, {role: password for role, password in roles.items() if role != "postgres"})
+    accounts, content = credentials.hand_out(admin_dsn, template.SEED_DATABASE)
+    return _Data(manifest, accounts, content, _versions(admin_dsn))
 
 
 def _seed(
@@ -319,7 +344,7 @@ def _require_engine() -> None:
             done = subprocess.run(
                 ["docker", *command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S
             )
-            code, last = done.returncode, (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+            code, last = done.returncode, (done.stderr.strip().splitlines() or ["without a reason"])[-1].rstrip(" .?")
         except subprocess.TimeoutExpired:
             code, last = 1, f"no answer within {ANSWER_TIMEOUT_S} s"
         if code != 0:

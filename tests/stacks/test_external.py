@@ -1,0 +1,90 @@
+"""A stack that somebody else runs: here the tests' own, as a file describes it and as nobody here started it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from harness.model import StackAddresses
+from harness.rundir import RunDir
+from harness.services import odoo, process
+
+ROOT = Path(__file__).parents[2]
+# Known of a stack on this machine alone.
+LOCAL = ("pids", "log_dir")
+
+
+def dairyperf(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def day40(stacks: dict[Any, StackAddresses]) -> StackAddresses:
+    return stacks["day40"]
+
+
+@pytest.fixture
+def file(day40: StackAddresses, tmp_path: Path) -> Path:
+    """As `status --toml` describes the stack, for a machine that is not its own; nothing is allowed yet."""
+    done = dairyperf("status", "--toml", "--profile", day40.profile)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if not line.startswith(LOCAL)]
+    assert len(lines) == len(done.stdout.splitlines()) - len(LOCAL)
+    path = tmp_path / "staging.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def milkings(day40: StackAddresses) -> tuple[int, int]:
+    """Their number, and which database they are in: a reset makes a new one."""
+    with psycopg.connect(day40.postgres_dsn) as connection:
+        found = connection.execute(
+            "SELECT count(*), (SELECT oid::int8 FROM pg_database WHERE datname = current_database())"
+            " FROM farm.milk_production"
+        ).fetchone()
+        assert found is not None
+        return found
+
+
+def test_it_is_measured_without_a_reset_and_never_stopped(day40: StackAddresses, file: Path, tmp_path: Path) -> None:
+    stack = ("--stack", f"external:{file}", "--profile", "day40")
+    scenario = tmp_path / "short.toml"
+    scenario.write_text(
+        'name = "short"\ndescription = "A few seconds."\nlocustfile = "locustfiles/dairy_day.py"\nload = "closed"\n'
+        "users = 4\nspawn_rate_per_s = 10\nthink_time_s = 0.1\nwarmup_s = 1\nduration_s = 4\nseed = 1\n"
+        'thresholds = ["failure_ratio < 0.01"]\n'
+    )
+    run = ("run", scenario, *stack, "--out", tmp_path / "runs")
+    rows, database = milkings(day40)
+
+    refused = dairyperf(*run)
+    assert refused.returncode == 2, refused.stderr
+    assert "allow_writes = true" in refused.stderr
+    assert not (tmp_path / "runs").exists()
+
+    file.write_text(file.read_text().replace("allow_writes = false", "allow_writes = true"))
+    done = dairyperf(*run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "runs").iterdir()
+    meta = RunDir(path).read_meta()
+    assert meta.state == "complete"
+    assert meta.warnings[0].startswith("the stack was not reset")
+    assert meta.herd["checksum"] is None  # nothing proved it
+    assert "the stack was not reset" in (path / "report.html").read_text()
+    after, same = milkings(day40)
+    assert same == database
+    assert after > rows  # what the users wrote is still there
+
+    down = dairyperf("down", *stack)
+    assert down.returncode == 2
+    assert "is not ours to stop" in down.stderr
+    assert process.responds(day40.odoo_url + odoo.READY_PATH)
+    status = json.loads(dairyperf("status", "--json", *stack).stdout)
+    assert (status["state"], status["odoo_url"]) == ("up", day40.odoo_url)
