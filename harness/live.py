@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import server_metrics, servers, summary, threshold, verdict_text
+from harness import server_metrics, servers, summary, threshold, verdict_text, wal_archive
 from harness.errors import HarnessError, StackError
 from harness.model import SAMPLE, Metrics, Phases, RunMeta, ServerDelta, Snapshot, Verdict
 from harness.rundir import RunDir
@@ -191,7 +191,9 @@ class Live:
         """Takes a snapshot, for later: its requests are not all in the files yet. Why it could not, or None."""
         try:
             now = self._snapshot()
-            delta = servers.diff(steady.before, now, self._meta.queries)
+            delta = wal_archive.with_lag(
+                servers.diff(steady.before, now, self._meta.queries), self._run.read_probes(self._origin_us)
+            )
         except HarnessError as error:
             return str(error)
         self._deltas.append((now.monotonic_us - self._origin_us, delta))

@@ -337,10 +337,23 @@ class CacheDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveDelta:
+    """What became of the WAL. archived_bytes: disk that the archive grew by. failures: attempts that archive_command
+    refused; the server tries again. lag_s: the worst of lag_samples, None = cannot say; see `harness.wal_archive`."""
+
+    segments: int
+    archived_bytes: int
+    failures: int
+    lag_s: float | None
+    lag_samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerDelta:
     """Everything the servers did between two snapshots; additive, so that runs of one side can be combined.
 
-    warnings: why parts are invalid or lower bounds (statistics reset, evictions), each with its remedy.
+    warnings: why parts are invalid or lower bounds (statistics reset, evictions), each with its remedy. archive: None
+    where archiving is off.
     """
 
     elapsed_s: float
@@ -360,6 +373,7 @@ class ServerDelta:
     api_sql_calls: Mapping[str, int]
     process_cpu_s: Mapping[str, float]
     process_rss_bytes: Mapping[str, int]
+    archive: ArchiveDelta | None = None
 
 
 # --- what was judged -----------------------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ LEFT JOIN pg_index pi ON pi.indexrelid = p.oid
 LEFT JOIN pg_class pt ON pt.oid = pi.indrelid
 LEFT JOIN pg_namespace pn ON pn.oid = pt.relnamespace
 """
+ARCHIVER = "SELECT *, pg_size_bytes(current_setting('wal_segment_size')) AS segment_bytes FROM pg_stat_archiver"
 STATEMENTS = """
 SELECT r.rolname AS role, d.datname AS database, s.*
 FROM pg_stat_statements s
@@ -175,7 +176,7 @@ def _postgres(addresses: StackAddresses, kept: psycopg.Connection[Row] | None) -
             "indexes": _rows(connection, INDEXES),
             "wal": _rows(connection, "SELECT * FROM pg_stat_wal")[0],
             "bgwriter": _rows(connection, "SELECT * FROM pg_stat_bgwriter")[0],
-            "archiver": _rows(connection, "SELECT * FROM pg_stat_archiver")[0],
+            "archiver": _rows(connection, ARCHIVER)[0],
             "io": _rows(connection, "SELECT * FROM pg_stat_io"),
         }
 
@@ -335,6 +336,26 @@ WHERE backend_type = 'client backend' AND application_name <> %s
 GROUP BY 1, 2
 """
 
+# A segment's name is a timeline and two numbers of its position, eight hexadecimal digits each; names of another form
+# belong to other files of the archive.
+WAL_ARCHIVE = """
+WITH archiver AS (
+    SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') AS written_bytes,
+           pg_size_bytes(current_setting('wal_segment_size')) AS segment_bytes,
+           extract(epoch FROM clock_timestamp() - last_archived_time) AS since_archived_s,
+           (regexp_match(last_archived_wal, '^[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})$')) AS numbers
+    FROM pg_stat_archiver
+    WHERE current_setting('archive_mode') <> 'off'
+), archived AS (
+    SELECT *, pg_wal_lsn_diff((numbers[1] || '/0')::pg_lsn, '0/0')
+              + (('x' || numbers[2])::bit(32)::bigint + 1) * segment_bytes AS archived_bytes
+    FROM archiver
+)
+SELECT written_bytes::float8, archived_bytes::float8,
+       CASE WHEN written_bytes - archived_bytes <= segment_bytes THEN since_archived_s::float8 END AS since_archived_s
+FROM archived
+"""
+
 
 class Probes:
     """Samples of every server's gauges, taken about once a second: `with Probes(addresses) as probes: probes.sample()`.
@@ -420,6 +441,8 @@ class Probes:
                 wait = f"postgres.wait.{row['wait']}"
                 values[wait] = values.get(wait, 0.0) + row["backends"]
             oldest_s = max(oldest_s, row["oldest_s"] or 0.0)
+        for row in connection.execute(WAL_ARCHIVE).fetchall():
+            values |= {f"wal.{name}": value for name, value in row.items() if value is not None}
         return values | {"postgres.oldest_transaction_s": oldest_s}
 
     def _pools(self) -> dict[str, float]:

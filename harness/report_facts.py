@@ -43,8 +43,17 @@ def database_facts(sides: Sides) -> tuple[Fact, ...]:
         row("Deadlocks", lambda s: format_count(s.deadlocks)),
         row("Temporary files", lambda s: format_bytes(s.temp_bytes)),
         row("WAL written", lambda s: format_bytes(s.wal_bytes)),
+        Fact("WAL archived", tuple(_archive_text(result) for _, result in sides)),
         row("Statements with a mean of 100 ms and more", lambda s: _slow_statements(s.statements)),
     )
+
+
+def _archive_text(result: RunResult) -> str:
+    archive = result.servers.archive if result.servers else None
+    if archive is None:
+        return "none: archiving is off" if result.settings.get("archive_mode") == "off" else NO_DATA
+    segments = f"{format_bytes(archive.archived_bytes)} on disk, {format_count(archive.segments)} segments"
+    return segments + (f", {format_count(archive.failures)} failed attempts" if archive.failures else "")
 
 
 def _slow_statements(statements: Sequence[StatementDelta]) -> str:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import psycopg.conninfo
@@ -31,7 +32,8 @@ NOT_RESET = (
 
 
 def stack(addresses: StackAddresses) -> None:
-    """Database from its template, Redis empty, statistics at zero, every login cached in every Odoo worker.
+    """Database from its template, Redis empty, statistics at zero, all WAL archived, every login cached in every Odoo
+    worker.
 
     Raises StackError when the data does not have the seeded checksum or a service does not recover, InputError when
     the stack may not be reset.
@@ -50,6 +52,7 @@ def stack(addresses: StackAddresses) -> None:
             )
     with psycopg.connect(_admin_dsn(addresses), dbname=addresses.database, autocommit=True) as connection:
         connection.execute("SELECT pg_stat_statements_reset()")
+        archive_wal(connection)
 
 
 def warm(addresses: StackAddresses) -> None:
@@ -110,6 +113,20 @@ def _no_pooled_links(addresses: StackAddresses) -> Iterator[None]:
         return
     with pgbouncer.paused(addresses.pgbouncer_dsn, addresses.database):
         yield
+
+
+def archive_wal(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Where WAL is archived: closes the segment and waits for it, so that a run begins with nothing left to archive."""
+    if connection.execute("SHOW archive_mode").fetchone() == ("off",):
+        return
+    ended = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchone()
+    deadline = time.monotonic() + HEAL_TIMEOUT_S
+    while connection.execute("SELECT last_archived_wal >= %s FROM pg_stat_archiver", ended).fetchone() != (True,):
+        if time.monotonic() > deadline:
+            raise StackError(
+                f"postgresql: {HEAL_TIMEOUT_S} s, and WAL is not archived; its log says why archive_command fails"
+            )
+        time.sleep(0.05)
 
 
 def _wait_until_healthy(service: str, url: str) -> None:

@@ -24,6 +24,7 @@ from harness import (
     threshold,
     units,
     verdict_text,
+    wal_archive,
 )
 from harness.errors import InputError, RunInvalid, StackError
 from harness.model import Metrics, Profile, RunMeta, RunResult, Scenario, ServerDelta, Snapshot, Verdict
@@ -194,6 +195,7 @@ def read(directory: RunDir) -> Evidence:
         if recorded.get(name, 0) != found.get(name, 0)
     ]
     origin_us = meta.phases.origin_monotonic_us
+    probes = directory.read_probes(origin_us)
     started_us = samples["start_us"] + origin_us
     between = (started_us >= before.monotonic_us) & (started_us < after.monotonic_us)
     return Evidence(
@@ -201,9 +203,11 @@ def read(directory: RunDir) -> Evidence:
         samples=RunSamples(samples, endpoints, outcomes, meta.phases, (meta.counts or {}).get("dropped")),
         before=before,
         after=after,
-        servers=servers.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)),
+        servers=wal_archive.with_lag(
+            servers.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)), probes
+        ),
         requests=Counter(endpoints[index] for index in samples["endpoint"][between].tolist()),
-        probes=directory.read_probes(origin_us),
+        probes=probes,
     )
 
 

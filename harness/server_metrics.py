@@ -127,6 +127,7 @@ def metrics(delta: ServerDelta, profile: Profile, requests_by_endpoint: Mapping[
     scans = seq_scan_shares(delta)
     pools = pool_use(delta) if profile == "day40" else []
     cache = delta.cache if profile == "day40" else None
+    archive = delta.archive
     utilisation: dict[str | None, Estimate | None] = {one.alias: _exact(one.mean_pct, one.xact_count) for one in pools}
     return {
         "statement_mean_ms": dict(_statement_means(delta)),
@@ -136,6 +137,10 @@ def metrics(delta: ServerDelta, profile: Profile, requests_by_endpoint: Mapping[
         "redis_hit_pct": {None: _share(cache.hits, cache.lookups) if cache else None},
         "redis_server_hit_pct": {
             None: _share(cache.server_hits, cache.server_hits + cache.server_misses) if cache else None
+        },
+        "wal_archive_lag_s": {None: _exact(archive.lag_s, archive.lag_samples) if archive else None},
+        "wal_archive_failures": {
+            None: _exact(archive.failures, archive.segments + archive.failures) if archive else None
         },
         "db_calls_per_request": {None: _calls_per_request(delta, requests)},
     }

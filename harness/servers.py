@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from harness import wal_archive
 from harness.model import CacheDelta, IndexDelta, PoolDelta, ServerDelta, Snapshot, TableDelta
 from harness.statements import NOT_THE_APPLICATION, Row, activities_between, add_statements, statement_deltas
 
@@ -96,6 +97,7 @@ def diff(
         api_sql_calls={match["query"]: count for name, count in api.items() if (match := _SQL_CALLS.fullmatch(name))},
         process_cpu_s=_process_cpu_s(before.processes, after.processes),
         process_rss_bytes={service: int(figures["rss_bytes"]) for service, figures in after.processes.items()},
+        archive=wal_archive.between(before, after, counters.delta),
     )
     return replace(delta, warnings=tuple(warnings + counters.warnings()))
 
@@ -310,6 +312,7 @@ def _add(a: ServerDelta, b: ServerDelta) -> ServerDelta:
         ),
         pools=b.pools if a.pools is None else a.pools if b.pools is None else _add_pools(a.pools, b.pools),
         cache=b.cache if a.cache is None else a.cache if b.cache is None else _add_caches(a.cache, b.cache),
+        archive=wal_archive.combine(a.archive, b.archive),
         api_sql_calls=_add_counts(a.api_sql_calls, b.api_sql_calls),
         process_cpu_s=_add_counts(a.process_cpu_s, b.process_cpu_s),
         process_rss_bytes={

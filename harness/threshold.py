@@ -57,6 +57,8 @@ METRICS: Mapping[str, Metric] = {
     "buffer_hit_pct": Metric("pct", "blocks found in shared buffers / blocks asked for"),
     "seq_scan_pct": Metric("pct", "sequential scans / scans, over tables that are worth an index"),
     "statement_mean_ms": Metric("ms", "mean execution time of a statement", "statement"),
+    "wal_archive_lag_s": Metric("s", "age of the oldest WAL that the archive lacks, worst sample of the run"),
+    "wal_archive_failures": Metric("count", "attempts to archive a WAL segment that failed"),
     "db_calls_per_request": Metric("count", "SQL statements per request", "endpoint"),
     "query_p95_ms": Metric("ms", "95th percentile of SQL execution, from the sampled statement log", None, True, 20),
 }

@@ -26,7 +26,17 @@ from pydantic import TypeAdapter
 from harness import CHECKOUT, reset
 from harness.errors import InputError, StackError
 from harness.model import Account, Profile, StackAddresses
-from harness.services import compose_files, credentials, embedded, external, postgres, process, provision, template
+from harness.services import (
+    certificates,
+    compose_files,
+    credentials,
+    embedded,
+    external,
+    postgres,
+    process,
+    provision,
+    template,
+)
 from harness.services.provision import Say
 
 FILE = CHECKOUT / "docker-compose.perf.yml"
@@ -152,8 +162,7 @@ def _start(
     _compose(profile, "build", *built, timeout_s=BUILD_TIMEOUT_S)
     say("starting PostgreSQL")
     _compose(profile, "up", "--detach", "--wait", "postgres", timeout_s=BUILD_TIMEOUT_S)
-    at = {service: ("127.0.0.1", port) for service, port in published.items()}
-    place = _Place(at, folder(profile) / "passfile", folder(profile) / "secrets.json").addresses()
+    place = here(profile, published).addresses()
     data = _data(profile, say, place["admin_dsn"], roles, herd, seed, as_of)
     seen = StackAddresses(
         profile=profile,
@@ -191,6 +200,13 @@ def render(profile: Profile, published: Mapping[str, int]) -> dict[str, str]:
         _write(place / name, text, 0o644)
     for name, text in compose_files.role_secrets(profile, roles).items():
         _write(place / name, text, 0o444)
+    shutil.rmtree(place / "tls", ignore_errors=True)
+    # by the names that containers know them by, and by the address that their ports are published on
+    certificates.create(
+        place / "tls", ("postgresql", "pgbouncer"), (*compose_files.SERVICES.values(), "127.0.0.1"), None
+    )
+    for path in (place / "tls").iterdir():
+        _write(place / "secrets" / path.name, path.read_text(), 0o444)
     _write(place / "secrets/odoo.json", "{}", 0o444)  # mounted by Odoo's installation already, which needs none of it
     template.write_passfile(place / "passfile", roles)
     return roles
@@ -212,13 +228,16 @@ class _Place:
     at: Mapping[str, tuple[str, int]]
     passfile: Path
     secrets_file: Path
+    root_certificate: Path | None
 
     def addresses(self) -> dict[str, Any]:
         """The fields of StackAddresses that say where."""
 
         def dsn(service: str, database: str, role: str) -> str | None:
             host, port = self.at.get(service, ("", 0))
-            return postgres.dsn(port, database, role, self.passfile, host=host) if host else None
+            if not host:
+                return None
+            return postgres.dsn(port, database, role, self.passfile, host=host, root_certificate=self.root_certificate)
 
         def url(scheme: str, service: str, path: str = "") -> str | None:
             host, port = self.at.get(service, ("", 0))
@@ -236,13 +255,21 @@ class _Place:
         }
 
 
+def here(profile: Profile, published: Mapping[str, int]) -> _Place:
+    """As this machine sees them."""
+    files = folder(profile)
+    at = {service: ("127.0.0.1", port) for service, port in published.items()}
+    trusted = compose_files.root_certificate(profile, files / "tls/root.crt")
+    return _Place(at, files / "passfile", files / "secrets.json", trusted)
+
+
 def _inside(seen: StackAddresses) -> StackAddresses:
     """The same stack as Locust's containers see it; its secrets lie beside the file that describes it."""
     at = {
         service: (compose_files.SERVICES[service], compose_files.PORTS[service])
         for service in compose_files.services(seen.profile)
     }
-    place = _Place(at, Path("passfile"), Path("secrets.json"))
+    place = _Place(at, Path("passfile"), Path("secrets.json"), compose_files.root_certificate(seen.profile))
     return replace(seen, **place.addresses(), log_dir=None)
 
 

@@ -24,6 +24,7 @@ PORTS = {"postgresql": 5432, "odoo": 8069, "api": 8000, "pgbouncer": 6432, "redi
 _GEVENT_PORT = 8072
 _EVERYWHERE = "0.0.0.0"
 
+_ROOT_CERTIFICATE = Path("/run/secrets/root.crt")
 _PASSFILE = Path("/run/dairyperf/passfile")  # fixtures/services/compose/private_passfile.sh
 _ODOO_DATA = Path("/var/lib/odoo")
 _ODOO_ADDONS = Path("/mnt/extra-addons")
@@ -41,6 +42,7 @@ log_file_mode = 0644
 """
 # Containers and, through the network's gateway, the host: whoever is in a network of this container's.
 HBA_ADDRESS = "samenet"
+POOL_HBA_ADDRESS = "0.0.0.0/0"  # pgBouncer knows no samenet; who gets as far as it, the networks decide
 HBA_PLACE = "local  all  postgres  scram-sha-256\n"
 
 
@@ -54,6 +56,7 @@ def configurations(profile: Profile, host: Sizes) -> dict[str, str]:
     """Everything without a secret, but for the variables of docker-compose.perf.yml itself."""
     pooled = profile == "day40"
     database_service = "pgbouncer" if pooled else "postgresql"
+    trusted = root_certificate(profile)
     redis_url = f"redis://{SERVICES['redis']}:{PORTS['redis']}/0" if pooled else None
     files = {
         "postgresql.conf": postgres.config_text(
@@ -62,15 +65,19 @@ def configurations(profile: Profile, host: Sizes) -> dict[str, str]:
             hba_file=Path("/etc/postgresql/pg_hba.conf"),
             log_dir=Path("/var/log/postgresql"),
             archive=Path("/var/lib/postgresql/archive"),
+            archive_script=Path("/opt/dairyperf/archive_wal.sh"),
+            certificates=Path("/var/lib/postgresql/tls"),
             host=host,
         )
         + POSTGRES_PLACE,
-        "pg_hba.conf": HBA_PLACE + (postgres.CONFIG / "pg_hba.conf").read_text().replace("127.0.0.1/32", HBA_ADDRESS),
-        "odoo.conf": _odoo_config(database_service),
-        "odoo-install.conf": _odoo_config("postgresql"),
+        "pg_hba.conf": HBA_PLACE + postgres.hba_text(profile, HBA_ADDRESS),
+        "odoo.conf": _odoo_config(database_service, profile),
+        "odoo-install.conf": _odoo_config("postgresql", profile),
         "odoo.env": _env(
             {"HOME": str(_ODOO_DATA)}
-            | odoo.settings(_PASSFILE, redis_url=redis_url, secrets_file=Path("/run/secrets/odoo.json"))
+            | odoo.settings(
+                _PASSFILE, redis_url=redis_url, secrets_file=Path("/run/secrets/odoo.json"), root_certificate=trusted
+            )
         ),
         "api.env": _env(
             api.environment(
@@ -81,6 +88,7 @@ def configurations(profile: Profile, host: Sizes) -> dict[str, str]:
                     _PASSFILE,
                     application="dairy-api",
                     host=SERVICES[database_service],
+                    root_certificate=trusted,
                 ),
                 passfile=_PASSFILE,
                 secrets_file=Path("/run/secrets/api.json"),
@@ -95,10 +103,17 @@ def configurations(profile: Profile, host: Sizes) -> dict[str, str]:
             postgres_port=PORTS["postgresql"],
             database=DATABASE,
             folder=Path("/var/lib/pgbouncer"),
+            certificates=Path("/run/secrets"),
             listen=_EVERYWHERE,
             postgres_host=SERVICES["postgresql"],
         )
+        files["pgbouncer_hba.conf"] = pgbouncer.hba_text(POOL_HBA_ADDRESS)
     return files
+
+
+def root_certificate(profile: Profile, place: Path = _ROOT_CERTIFICATE) -> Path | None:
+    """`place` where connections to PostgreSQL are by TLS, which is the work of Day 35."""
+    return place if profile == "day40" else None
 
 
 def role_secrets(profile: Profile, roles: Mapping[str, str]) -> dict[str, str]:
@@ -149,7 +164,7 @@ def install_command() -> Sequence[str]:
     return ("python3", "/usr/bin/odoo", f"--config={_ODOO_INSTALL_CONFIG}", *odoo.INSTALL_ARGUMENTS)
 
 
-def _odoo_config(database_service: str) -> str:
+def _odoo_config(database_service: str, profile: Profile) -> str:
     return odoo.config_text(
         database=DATABASE,
         postgres_host=SERVICES[database_service],
@@ -158,6 +173,7 @@ def _odoo_config(database_service: str) -> str:
         http_port=PORTS["odoo"],
         gevent_port=_GEVENT_PORT,
         data_dir=_ODOO_DATA,
+        postgres_sslmode="verify-full" if root_certificate(profile) else "disable",
         addons_paths=(_ODOO_ADDONS,),
     )
 

@@ -112,8 +112,10 @@ def config_text(
     http_host: str = "127.0.0.1",
     workers: int = 2,
     addons_paths: Sequence[Path] = (ADDONS,),
+    postgres_sslmode: str = "disable",
 ) -> str:
-    """odoo.conf, without a password. `postgres_port` is pgBouncer's where Odoo shall go through it."""
+    """odoo.conf, without a password. `postgres_port` is pgBouncer's where Odoo shall go through it. postgres_sslmode:
+    libpq's; "verify-full" takes a root certificate in `environment`."""
     template = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True).from_string(
         (CONFIG / "odoo.conf.j2").read_text()
     )
@@ -124,6 +126,7 @@ def config_text(
         db_port=postgres_port,
         db_user=postgres_user,
         db_name=database,
+        db_sslmode=postgres_sslmode,
         http_host=http_host,
         http_port=http_port,
         gevent_port=gevent_port,
@@ -132,21 +135,40 @@ def config_text(
 
 
 def environment(
-    tree: Path, home: Path, passfile: Path, *, redis_url: str | None = None, secrets_file: Path | None = None
+    tree: Path,
+    home: Path,
+    passfile: Path,
+    *,
+    redis_url: str | None = None,
+    secrets_file: Path | None = None,
+    root_certificate: Path | None = None,
 ) -> dict[str, str]:
     """The whole environment of Odoo: PG* and ODOO_* variables of the caller would override odoo.conf.
 
     redis_url: where the API has its result cache, without password; None = there is none, or nothing is to be told to
-    it. secrets_file: JSON with "redis", the password; read only where there is a redis_url.
+    it. secrets_file: JSON with "redis", the password; read only where there is a redis_url. root_certificate: whom to
+    trust where odoo.conf asks for TLS.
     """
     own = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": str(_packages(tree))}
-    return own | settings(passfile, redis_url=redis_url, secrets_file=secrets_file)
+    return own | settings(passfile, redis_url=redis_url, secrets_file=secrets_file, root_certificate=root_certificate)
 
 
-def settings(passfile: Path, *, redis_url: str | None = None, secrets_file: Path | None = None) -> dict[str, str]:
+def settings(
+    passfile: Path,
+    *,
+    redis_url: str | None = None,
+    secrets_file: Path | None = None,
+    root_certificate: Path | None = None,
+) -> dict[str, str]:
     """Of Odoo's environment what is the same wherever its program lies; see `environment`."""
     cache = {"DAIRYPERF_REDIS_URL": redis_url, "DAIRYPERF_SECRETS": str(secrets_file)} if redis_url else {}
-    return {"LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1", "PGPASSFILE": str(passfile), **cache}
+    return {
+        "LC_ALL": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+        "PGPASSFILE": str(passfile),
+        **({"PGSSLROOTCERT": str(root_certificate)} if root_certificate else {}),
+        **cache,
+    }
 
 
 def install_command(python: Path, tree: Path, config: Path) -> list[str]:

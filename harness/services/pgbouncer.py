@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from harness.services import process
 from harness.services.process import Service, User
 
-CONFIG = Path(__file__).parents[2] / "fixtures/services/pgbouncer/pgbouncer.ini.j2"
+CONFIG = Path(__file__).parents[2] / "fixtures/services/pgbouncer"
 
 
 def config_text(
@@ -23,18 +23,28 @@ def config_text(
     postgres_port: int,
     database: str,
     folder: Path,
+    certificates: Path,
     listen: str = "127.0.0.1",
     postgres_host: str = "127.0.0.1",
 ) -> str:
-    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(CONFIG.read_text())
+    """pgbouncer.ini. certificates: folder of root.crt, which PostgreSQL's certificate is held against, and of
+    pgbouncer.crt with its key."""
+    text = (CONFIG / "pgbouncer.ini.j2").read_text()
+    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(text)
     return template.render(
         port=port,
         postgres_port=postgres_port,
         database=database,
         folder=folder,
+        certificates=certificates,
         listen=listen,
         postgres_host=postgres_host,
     )
+
+
+def hba_text(address: str = "127.0.0.1/32") -> str:
+    """Its access rules. address: whom they let in."""
+    return (CONFIG / "pgbouncer_hba.conf").read_text().replace("127.0.0.1/32", address)
 
 
 def userlist(passwords: Mapping[str, str]) -> str:
@@ -51,9 +61,10 @@ def start(
     log: Path,
     user: User | None,
 ) -> Service:
-    """Writes configuration and user list (0600, the server's own) into `folder` and starts the server."""
+    """Writes configuration, access rules and user list (0600, the server's own) into `folder`, starts the server."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    for name, text in (("pgbouncer.ini", config), ("userlist.txt", userlist(passwords))):
+    files = {"pgbouncer.ini": config, "pgbouncer_hba.conf": hba_text(), "userlist.txt": userlist(passwords)}
+    for name, text in files.items():
         path = folder / name
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

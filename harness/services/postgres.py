@@ -19,6 +19,7 @@ from harness.services.process import Service, User
 
 CONFIG = Path(__file__).parents[2] / "fixtures/services/postgresql"
 INITDB_ARGUMENTS = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8")
+ARCHIVE_SCRIPT = CONFIG / "archive_wal.sh"
 _MB = 1024 * 1024
 
 
@@ -48,22 +49,53 @@ def sizes(memory_bytes: int, cores: int) -> Sizes:
     )
 
 
-def config_text(profile: Profile, *, port: int, hba_file: Path, log_dir: Path, archive: Path, host: Sizes) -> str:
-    """postgresql.conf of a profile: where it runs, what both profiles share, and for day40 the tuned settings."""
-    hba, logs = (str(path).replace("'", "''") for path in (hba_file, log_dir))
+def hba_text(profile: Profile, address: str = "127.0.0.1/32") -> str:
+    """pg_hba.conf of a profile. address: whom it lets in."""
+    return (CONFIG / f"pg_hba_{profile}.conf").read_text().replace("127.0.0.1/32", address)
+
+
+def config_text(
+    profile: Profile,
+    *,
+    port: int,
+    hba_file: Path,
+    log_dir: Path,
+    archive: Path,
+    archive_script: Path,
+    certificates: Path,
+    host: Sizes,
+) -> str:
+    """postgresql.conf of a profile: where it runs, what both profiles share, and for day40 the tuned settings.
+
+    archive_script: a copy of ARCHIVE_SCRIPT that the server's user can read. certificates: folder of `postgresql.crt`
+    and its key. day31 uses neither.
+    """
     place = f"""listen_addresses = '127.0.0.1'
 port = {port}
 unix_socket_directories = ''
-hba_file = '{hba}'
-log_directory = '{logs}'
+hba_file = '{_quoted(hba_file)}'
+log_directory = '{_quoted(log_dir)}'
 """
     text = place + (CONFIG / "common.conf").read_text()
     if profile == "day40":
-        template = Environment(undefined=StrictUndefined, autoescape=False).from_string(
-            (CONFIG / "tuned.conf.j2").read_text()
+        environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+        environment.filters["size"] = _size
+        text += environment.from_string((CONFIG / "tuned.conf.j2").read_text()).render(
+            archive=_quoted(archive),
+            archive_script=_quoted(archive_script),
+            certificates=_quoted(certificates),
+            **asdict(host),
         )
-        text += template.render(archive=str(archive).replace("'", "''"), **asdict(host))
     return text
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
+
+
+def _size(megabytes: int) -> str:
+    """In the largest unit that keeps it whole, as the server shows it: 8192 -> 8GB."""
+    return f"{megabytes // 1024}GB" if megabytes % 1024 == 0 else f"{megabytes}MB"
 
 
 def initdb(bin_dir: Path, data: Path, password_file: Path, log: Path, user: User | None) -> None:
@@ -116,9 +148,25 @@ def set_passwords(admin_dsn: str, passwords: Mapping[str, str]) -> None:
 
 
 def dsn(
-    port: int, database: str, role: str, passfile: Path, application: str = "dairyperf", host: str = "127.0.0.1"
+    port: int,
+    database: str,
+    role: str,
+    passfile: Path,
+    application: str = "dairyperf",
+    host: str = "127.0.0.1",
+    root_certificate: Path | None = None,
 ) -> str:
-    """A connection string without a password: libpq finds it in `passfile`. Probes leave `dairyperf` out of counts."""
+    """A connection string without a password: libpq finds it in `passfile`. Probes leave `dairyperf` out of counts.
+
+    root_certificate: whom to trust; the connection is then by TLS to a server that proves its address, or refused.
+    """
+    tls = {"sslmode": "verify-full", "sslrootcert": str(root_certificate)} if root_certificate else {}
     return psycopg.conninfo.make_conninfo(
-        host=host, port=port, dbname=database, user=role, passfile=str(passfile), application_name=application
+        host=host,
+        port=port,
+        dbname=database,
+        user=role,
+        passfile=str(passfile),
+        application_name=application,
+        **tls,
     )

@@ -9,6 +9,7 @@ should this process itself be killed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -27,7 +28,18 @@ import psycopg
 from harness import reset
 from harness.errors import HarnessError, StackError
 from harness.model import Profile, StackAddresses
-from harness.services import api, credentials, odoo, pgbouncer, postgres, process, provision, redis, template
+from harness.services import (
+    api,
+    certificates,
+    credentials,
+    odoo,
+    pgbouncer,
+    postgres,
+    process,
+    provision,
+    redis,
+    template,
+)
 from harness.services.process import Service
 
 ODOO_WORKERS = 2
@@ -89,8 +101,9 @@ def servers(request: Request) -> Iterator[StackAddresses]:
     user = provision.service_user()
     logs = home / "logs"
     postgres_logs, archive = logs / "postgresql", home / "archive"
-    for folder in (logs, postgres_logs, archive):
+    for folder in (logs, postgres_logs):
         folder.mkdir(mode=0o755)
+    archive.mkdir(mode=0o700)  # it holds every row that was ever written
     if user:
         for folder in (postgres_logs, archive):
             os.chown(folder, user.uid, user.gid)
@@ -100,6 +113,14 @@ def servers(request: Request) -> Iterator[StackAddresses]:
     ports = _ports(request)
     roles = {role: credentials.new_secret() for role in credentials.ROLES}
     passfile, secrets_file = home / "passfile", home / "secrets.json"
+    tls = home / "tls"
+    # TLS is the work of Day 35
+    root_certificate = (
+        certificates.create(tls, ("postgresql", "pgbouncer"), ("127.0.0.1",), user)
+        if request.profile == "day40"
+        else None
+    )
+    connection_string = functools.partial(postgres.dsn, root_certificate=root_certificate)
 
     with contextlib.ExitStack() as running:
         running.callback(_clear, home)
@@ -117,18 +138,21 @@ def servers(request: Request) -> Iterator[StackAddresses]:
         pids: dict[str, int] = {}
 
         say(f"starting PostgreSQL {tools.versions['postgresql']}")
-        (home / "pg_hba.conf").write_text((postgres.CONFIG / "pg_hba.conf").read_text())
+        (home / "pg_hba.conf").write_text(postgres.hba_text(request.profile))
+        shutil.copy(postgres.ARCHIVE_SCRIPT, home)  # the server's user may not be able to enter the checkout
         config = postgres.config_text(
             request.profile,
             port=ports["postgresql"],
             hba_file=home / "pg_hba.conf",
             log_dir=postgres_logs,
             archive=archive,
+            archive_script=home / postgres.ARCHIVE_SCRIPT.name,
+            certificates=tls,
             host=postgres.sizes(psutil.virtual_memory().total, psutil.cpu_count() or 1),
         )
         (home / "postgresql.conf").write_text(config)
         template.write_passfile(passfile, {"postgres": seeded.superuser_password})
-        admin_dsn = postgres.dsn(ports["postgresql"], "postgres", "postgres", passfile)
+        admin_dsn = connection_string(ports["postgresql"], "postgres", "postgres", passfile)
         server = postgres.start(
             tools.postgres_bin, home / "data", home / "postgresql.conf", logs / "postgresql.log", postgres_logs, user
         )
@@ -148,11 +172,12 @@ def servers(request: Request) -> Iterator[StackAddresses]:
                 postgres_port=ports["postgresql"],
                 database=template.DATABASE,
                 folder=pool_folder,
+                certificates=tls,
             )
             server = pgbouncer.start(
                 tools.pgbouncer, tools.library_path, pool_folder, config, roles, logs / "pgbouncer.log", user
             )
-            pgbouncer_dsn = postgres.dsn(ports["pgbouncer"], "pgbouncer", "harness", passfile)
+            pgbouncer_dsn = connection_string(ports["pgbouncer"], "pgbouncer", "harness", passfile)
             console = pgbouncer_dsn
             pids["pgbouncer"] = up(server, lambda: pgbouncer.answers(console)).pid
             odoo_port = api_port = ports["pgbouncer"]
@@ -172,7 +197,7 @@ def servers(request: Request) -> Iterator[StackAddresses]:
             profile=request.profile,
             odoo_url=f"http://127.0.0.1:{ports['odoo']}",
             api_url=f"http://127.0.0.1:{ports['api']}",
-            postgres_dsn=postgres.dsn(ports["postgresql"], template.DATABASE, "harness", passfile),
+            postgres_dsn=connection_string(ports["postgresql"], template.DATABASE, "harness", passfile),
             admin_dsn=admin_dsn,
             pgbouncer_dsn=pgbouncer_dsn,
             redis_url=redis_url,
@@ -200,6 +225,7 @@ def servers(request: Request) -> Iterator[StackAddresses]:
                 gevent_port=ports["odoo-gevent"],
                 data_dir=home / "odoo",
                 workers=ODOO_WORKERS,
+                postgres_sslmode="verify-full" if root_certificate else "disable",
             )
         )
         odoo_server = process.start(
@@ -207,7 +233,12 @@ def servers(request: Request) -> Iterator[StackAddresses]:
             odoo.serve_command(tools.odoo_python, tools.odoo, home / "odoo.conf", ports["odoo"]),
             log=logs / "odoo.log",
             environment=odoo.environment(
-                tools.odoo, home / "odoo", passfile, redis_url=redis_url, secrets_file=secrets_file
+                tools.odoo,
+                home / "odoo",
+                passfile,
+                redis_url=redis_url,
+                secrets_file=secrets_file,
+                root_certificate=root_certificate,
             ),
             cwd=home,
         )
@@ -217,7 +248,7 @@ def servers(request: Request) -> Iterator[StackAddresses]:
             api.command(ports["api"]),
             log=logs / "api.log",
             environment=api.environment(
-                dsn=postgres.dsn(
+                dsn=connection_string(
                     api_port,
                     template.DATABASE + ("_api" if request.profile == "day40" else ""),
                     "api",

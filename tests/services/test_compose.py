@@ -53,11 +53,7 @@ def ports(profile: Profile) -> dict[str, int]:
 def rendered(profile: Profile) -> dict[str, Any]:
     """Everything rendered, and the file as Compose itself resolves it, with Locust's services."""
     compose.render(profile, ports(profile))
-    addresses = compose._Place(
-        {service: ("127.0.0.1", port) for service, port in ports(profile).items()},
-        compose.folder(profile) / "passfile",
-        compose.folder(profile) / "secrets.json",
-    ).addresses()
+    addresses = compose.here(profile, ports(profile)).addresses()
     seen = StackAddresses(
         profile=profile,
         **addresses,
@@ -239,12 +235,21 @@ HOST = postgres.sizes(psutil.virtual_memory().total, psutil.cpu_count() or 1)
 PLACES = {
     "postgresql.conf": {
         *("listen_addresses", "port", "unix_socket_directories", "hba_file", "log_directory", "log_file_mode"),
-        "archive_command",
+        *("archive_command", "ssl_cert_file", "ssl_key_file"),
     },
     "odoo.conf": {"addons_path", "data_dir", "db_host", "db_port", "http_interface", "http_port", "gevent_port"},
-    "pgbouncer.ini": {"listen_addr", "listen_port", "auth_file", "pidfile", "host", "port"},
+    "pgbouncer.ini": {"listen_addr", "listen_port", "auth_file", "auth_hba_file", "pidfile", "host", "port"}
+    | {"client_tls_cert_file", "client_tls_key_file", "server_tls_ca_file"},
     "redis.conf": {"bind", "port", "dir"},
-    "odoo.env": {"HOME", "PATH", "PYTHONPATH", "PGPASSFILE", "DAIRYPERF_REDIS_URL", "DAIRYPERF_SECRETS"},
+    "odoo.env": {
+        "HOME",
+        "PATH",
+        "PYTHONPATH",
+        "PGPASSFILE",
+        "PGSSLROOTCERT",
+        "DAIRYPERF_REDIS_URL",
+        "DAIRYPERF_SECRETS",
+    },
     "api.env": {"PYTHONPATH", "PGPASSFILE", "DAIRYPERF_API_DSN", "DAIRYPERF_API_SECRETS", "DAIRYPERF_API_REDIS_URL"},
 }
 
@@ -269,14 +274,28 @@ def embedded_texts(profile: Profile, folder: Path) -> dict[str, str]:
     """What the supervisor would write, at addresses and paths of its own."""
     texts = {
         "postgresql.conf": postgres.config_text(
-            profile, port=1, hba_file=folder, log_dir=folder, archive=folder, host=HOST
+            profile,
+            port=1,
+            hba_file=folder,
+            log_dir=folder,
+            archive=folder,
+            archive_script=folder,
+            certificates=folder,
+            host=HOST,
         ),
         "odoo.conf": odoo.config_text(
-            database="smart_dairy", postgres_port=1, http_port=2, gevent_port=3, data_dir=folder
+            database="smart_dairy",
+            postgres_port=1,
+            http_port=2,
+            gevent_port=3,
+            data_dir=folder,
+            postgres_sslmode="verify-full" if profile == "day40" else "disable",
         ),
     }
     if profile == "day40":
-        texts["pgbouncer.ini"] = pgbouncer.config_text(port=1, postgres_port=2, database="smart_dairy", folder=folder)
+        texts["pgbouncer.ini"] = pgbouncer.config_text(
+            port=1, postgres_port=2, database="smart_dairy", folder=folder, certificates=folder
+        )
         texts["redis.conf"] = redis.config_text(port=1, folder=folder, password="redis-password")
     return texts
 
@@ -305,15 +324,19 @@ def test_access_rules_are_the_embedded_stacks(profile: Profile) -> None:
     rules = (compose.folder(profile) / "pg_hba.conf").read_text()
     own = rules.removeprefix(compose_files.HBA_PLACE)
     assert own != rules
-    assert own.replace(compose_files.HBA_ADDRESS, "127.0.0.1/32") == (postgres.CONFIG / "pg_hba.conf").read_text()
+    assert own.replace(compose_files.HBA_ADDRESS, "127.0.0.1/32") == postgres.hba_text(profile)
+    if profile == "day40":
+        pool_rules = (compose.folder(profile) / "pgbouncer_hba.conf").read_text()
+        assert pool_rules == pgbouncer.hba_text("0.0.0.0/0") != pgbouncer.hba_text()
 
 
 def test_environments_are_the_embedded_stacks(profile: Profile, stacks_environments: dict[str, set[str]]) -> None:
     rendered(profile)
     for name in ("odoo.env", "api.env"):
         there = {line.partition("=")[0] for line in (compose.folder(profile) / name).read_text().splitlines()}
-        redis_only = {variable for variable in PLACES[name] if "REDIS" in variable or variable == "DAIRYPERF_SECRETS"}
-        expected = stacks_environments[name] - (set() if profile == "day40" else redis_only)
+        day40_only = {variable for variable in PLACES[name] if "REDIS" in variable or variable == "DAIRYPERF_SECRETS"}
+        day40_only |= {"PGSSLROOTCERT"}  # and TLS
+        expected = stacks_environments[name] - (set() if profile == "day40" else day40_only)
         assert there | {"PATH", "PYTHONPATH"} == expected | {"PATH", "PYTHONPATH"}, name
 
 
@@ -325,7 +348,11 @@ def stacks_environments(tmp_path: Path) -> dict[str, set[str]]:
     (tmp_path / "odoo").mkdir()
     (tmp_path / "odoo/release.py").write_text("")
     return {
-        "odoo.env": set(odoo.environment(tmp_path, tmp_path, tmp_path, redis_url=url, secrets_file=secrets)),
+        "odoo.env": set(
+            odoo.environment(
+                tmp_path, tmp_path, tmp_path, redis_url=url, secrets_file=secrets, root_certificate=secrets
+            )
+        ),
         "api.env": set(api.environment(dsn="", passfile=tmp_path, secrets_file=secrets, redis_url=url)),
     }
 

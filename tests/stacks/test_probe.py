@@ -176,6 +176,7 @@ def private_pool(stack: StackAddresses, size: int) -> Iterator[tuple[StackAddres
             f"pool_size={size}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
             f"auth_type = scram-sha-256\nauth_file = {folder}/users\nadmin_users = {server['user']}\n"
             "pool_mode = transaction\nreserve_pool_size = 0\n"
+            f"server_tls_sslmode = {server['sslmode']}\nserver_tls_ca_file = {server['sslrootcert']}\n"
         )
         uid = own.uids().real
         for path in (folder, f"{folder}/users", f"{folder}/ini"):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from harness import compare, server_metrics, statements
 from harness.model import (
+    ArchiveDelta,
     ArrivalStats,
     Benchmark,
     CacheDelta,
@@ -210,6 +211,7 @@ def servers(profile: Profile) -> ServerDelta:
         process_cpu_s={"odoo": 48.0, "postgres": 12.5, "api": 9.0} | ({"redis": 1.0} if tuned else {}),
         process_rss_bytes={"odoo": 410 << 20, "postgres": 300 << 20, "api": 80 << 20}
         | ({"redis": 9 << 20} if tuned else {}),
+        archive=ArchiveDelta(4, 64 << 20, 1, 31.5, 300) if tuned else None,
     )
 
 
@@ -252,6 +254,7 @@ def result(profile: Profile, number: int = 1, *, delta: ServerDelta | None = Non
         summary=measured,
         servers=delta,
         settings={
+            "archive_mode": "on" if tuned else "off",
             "shared_buffers": "2GB" if tuned else "128MB",
             "work_mem": "16MB" if tuned else "4MB",
             "port": profile,

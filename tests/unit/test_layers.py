@@ -14,7 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "units"}),
     frozenset({"scenario", "arrivals", "threshold", "summary", "compare", "verdict_text"})
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
-    | {"statements", "servers", "server_metrics", "server_csv"}
+    | {"statements", "servers", "server_metrics", "server_csv", "wal_archive"}
     | {"charts", "report", "report_headline", "report_facts", "report_text"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
     | {"stack", "services"},
