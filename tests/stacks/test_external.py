@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ from harness.services import odoo, process
 
 # Known of a stack on this machine alone.
 LOCAL = ("pids", "log_dir")
+
+
+@pytest.fixture(autouse=True)
+def _own_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(stack.VARIABLE, "")  # so that what --stack chooses is taken back
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)  # the command line sets its own
 
 
 @pytest.fixture
@@ -49,9 +59,7 @@ def test_it_is_measured_without_a_reset_and_never_stopped(
     file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(stack.VARIABLE, "")  # so that what --stack chooses is taken back
     which = ["--stack", f"external:{file}", "--profile", "day40"]
     scenario = tmp_path / "short.toml"
     scenario.write_text(
