@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from harness import cli, stack
 from harness.model import StackAddresses
 from harness.rundir import RunDir
 from harness.services import odoo, process
 
-ROOT = Path(__file__).parents[2]
 # Known of a stack on this machine alone.
 LOCAL = ("pids", "log_dir")
 
 
-def dairyperf(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+@pytest.fixture(autouse=True)
+def _own_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(stack.VARIABLE, "")  # so that what --stack chooses is taken back
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)  # the command line sets its own
 
 
 @pytest.fixture
@@ -31,14 +34,12 @@ def day40(stacks: dict[Any, StackAddresses]) -> StackAddresses:
 
 
 @pytest.fixture
-def file(day40: StackAddresses, tmp_path: Path) -> Path:
+def file(day40: StackAddresses, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """As `status --toml` describes the stack, for a machine that is not its own; nothing is allowed yet."""
-    done = dairyperf("status", "--toml", "--profile", day40.profile)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if not line.startswith(LOCAL)]
-    assert len(lines) == len(done.stdout.splitlines()) - len(LOCAL)
+    assert cli.main(["status", "--toml", "--profile", day40.profile]) == 0
+    lines = capsys.readouterr().out.splitlines()
     path = tmp_path / "staging.toml"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(line for line in lines if not line.startswith(LOCAL)))
     return path
 
 
@@ -53,25 +54,27 @@ def milkings(day40: StackAddresses) -> tuple[int, int]:
         return found
 
 
-def test_it_is_measured_without_a_reset_and_never_stopped(day40: StackAddresses, file: Path, tmp_path: Path) -> None:
-    stack = ("--stack", f"external:{file}", "--profile", "day40")
+def test_it_is_measured_without_a_reset_and_never_stopped(
+    day40: StackAddresses,
+    file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    which = ["--stack", f"external:{file}", "--profile", "day40"]
     scenario = tmp_path / "short.toml"
     scenario.write_text(
         'name = "short"\ndescription = "A few seconds."\nlocustfile = "locustfiles/dairy_day.py"\nload = "closed"\n'
         "users = 4\nspawn_rate_per_s = 10\nthink_time_s = 0.1\nwarmup_s = 1\nduration_s = 4\nseed = 1\n"
         'thresholds = ["failure_ratio < 0.01"]\n'
     )
-    run = ("run", scenario, *stack, "--out", tmp_path / "runs")
+    run = ["run", str(scenario), *which, "--out", str(tmp_path / "runs")]
     rows, database = milkings(day40)
 
-    refused = dairyperf(*run)
-    assert refused.returncode == 2, refused.stderr
-    assert "allow_writes = true" in refused.stderr
-    assert not (tmp_path / "runs").exists()
+    assert cli.main(run) == 2
+    assert not (tmp_path / "runs").exists()  # load writes, which the file does not allow
 
     file.write_text(file.read_text().replace("allow_writes = false", "allow_writes = true"))
-    done = dairyperf(*run)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert cli.main(run) == 0, capsys.readouterr()
     (path,) = (tmp_path / "runs").iterdir()
     meta = RunDir(path).read_meta()
     assert meta.state == "complete"
@@ -82,9 +85,9 @@ def test_it_is_measured_without_a_reset_and_never_stopped(day40: StackAddresses,
     assert same == database
     assert after > rows  # what the users wrote is still there
 
-    down = dairyperf("down", *stack)
-    assert down.returncode == 2
-    assert "is not ours to stop" in down.stderr
+    assert cli.main(["down", *which]) == 2
     assert process.responds(day40.odoo_url + odoo.READY_PATH)
-    status = json.loads(dairyperf("status", "--json", *stack).stdout)
+    capsys.readouterr()
+    assert cli.main(["status", "--json", *which]) == 0
+    status = json.loads(capsys.readouterr().out)
     assert (status["state"], status["odoo_url"]) == ("up", day40.odoo_url)
