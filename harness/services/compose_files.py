@@ -1,5 +1,5 @@
 """The files that docker-compose.perf.yml mounts: what the embedded stack's own functions render, with the containers'
-addresses and paths. Pure: values in, texts out.
+addresses and paths. Values in, texts out; it reads the templates and writes nothing.
 
 By name relative to the rendered folder; those under secrets/ hold secrets.
 """
@@ -130,9 +130,10 @@ def service_secrets(profile: Profile, content: Mapping[str, object]) -> dict[str
     return files
 
 
-def variables(profile: Profile, rendered: Path, ports: Mapping[str, int], host: Sizes, cores: int) -> str:
+def variables(profile: Profile, project: str, rendered: Path, ports: Mapping[str, int], host: Sizes, cores: int) -> str:
     """compose.env: what docker-compose.perf.yml is told. ports: published, by the keys of PORTS."""
     values = {
+        "DAIRYPERF_PROJECT": project,
         "DAIRYPERF_PROFILE": profile,
         "DAIRYPERF_RENDERED": str(rendered),
         "DAIRYPERF_INITDB_ARGS": " ".join(postgres.INITDB_ARGUMENTS),

@@ -94,7 +94,7 @@ def test_compose_accepts_the_file_and_every_service_is_bounded_and_watched(profi
     file = rendered(profile)
     servers = {"postgres", "odoo", "api"} | ({"pgbouncer", "redis"} if profile == "day40" else set())
     assert set(file["services"]) == servers | {"locust-master", "locust-worker"}
-    assert file["name"] == f"dairyperf-{profile}"
+    assert re.fullmatch(rf"dairyperf-{profile}-[0-9a-f]{{12}}", file["name"])
     assert file["networks"]["servers"]["internal"] is True
     for name, service in file["services"].items():
         limits = service["deploy"]["resources"]["limits"]
@@ -314,7 +314,10 @@ def test_access_rules_are_the_embedded_stacks(profile: Profile) -> None:
 
 
 def test_environments_are_the_embedded_stacks(profile: Profile, stacks_environments: dict[str, set[str]]) -> None:
-    rendered(profile)
+    resolved = rendered(profile)["services"]["api"]["environment"]
+    # as the service gets them: quoting is the file's
+    assert f"host={'pgbouncer' if profile == 'day40' else 'postgres'}" in resolved["DAIRYPERF_API_DSN"].split()
+    assert resolved["DAIRYPERF_API_SECRETS"] == "/run/secrets/api.json"
     for name in ("odoo.env", "api.env"):
         there = {line.partition("=")[0] for line in (compose.folder(profile) / name).read_text().splitlines()}
         redis_only = {variable for variable in PLACES[name] if "REDIS" in variable or variable == "DAIRYPERF_SECRETS"}
