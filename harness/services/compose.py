@@ -281,7 +281,7 @@ def _seed(
     manifest = template.fill(admin_dsn, herd, seed, as_of, install_addon, say)
     if profile == "day40":
         say("creating the indexes of Day 32")
-        template.create_indexes(admin_dsn)
+        template.make_day40(admin_dsn)
     manifest["made_from"] = made_from
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
         # last, so that a seeding which broke off is made again; it travels with the volume

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness import CHECKOUT
 from harness.errors import InputError
 from harness.model import Profile
 from harness.services import api, odoo, pgbouncer, postgres, redis
@@ -26,7 +27,7 @@ _EVERYWHERE = "0.0.0.0"
 
 _PASSFILE = Path("/run/dairyperf/passfile")  # fixtures/services/compose/private_passfile.sh
 _ODOO_DATA = Path("/var/lib/odoo")
-_ODOO_ADDONS = Path("/mnt/extra-addons")
+_ODOO_CHECKOUT = Path("/opt/dairyperf")
 _ODOO_INSTALL_CONFIG = "/etc/odoo/odoo-install.conf"
 
 # What a service may know of the secrets file.
@@ -69,7 +70,7 @@ def configurations(profile: Profile, host: Sizes) -> dict[str, str]:
         "odoo.conf": _odoo_config(database_service),
         "odoo-install.conf": _odoo_config("postgresql"),
         "odoo.env": _env(
-            {"HOME": str(_ODOO_DATA)}
+            {"HOME": str(_ODOO_DATA), "PYTHONPATH": str(_ODOO_CHECKOUT)}
             | odoo.settings(_PASSFILE, redis_url=redis_url, secrets_file=Path("/run/secrets/odoo.json"))
         ),
         "api.env": _env(
@@ -159,7 +160,7 @@ def _odoo_config(database_service: str) -> str:
         http_port=PORTS["odoo"],
         gevent_port=_GEVENT_PORT,
         data_dir=_ODOO_DATA,
-        addons_paths=(_ODOO_ADDONS,),
+        addons_paths=(_ODOO_CHECKOUT / odoo.ADDONS.relative_to(CHECKOUT),),
     )
 
 

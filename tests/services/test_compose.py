@@ -345,11 +345,23 @@ def test_commands_are_the_embedded_stacks(profile: Profile, tmp_path: Path) -> N
     (tmp_path / "odoo").mkdir()
     (tmp_path / "odoo/release.py").write_text("")
     serve = odoo.serve_command(Path("python3"), tmp_path, Path("/etc/odoo/odoo.conf"), 8069, "0.0.0.0")
-    moved = [{str(odoo.CONFIG / "launch.py"): "/opt/dairyperf/launch.py", f"{tmp_path}/odoo-bin": "/usr/bin/odoo"}]
+    moved = [
+        {
+            str(odoo.CONFIG / "launch.py"): "/opt/dairyperf/fixtures/services/odoo/launch.py",
+            f"{tmp_path}/odoo-bin": "/usr/bin/odoo",
+        }
+    ]
     assert services["odoo"]["command"] == [moved[0].get(word, word) for word in serve]
     assert services["api"]["command"] == api.command(8000, host="0.0.0.0", python="python")
     install = odoo.install_command(Path("python3"), tmp_path, Path("/etc/odoo/odoo-install.conf"))
     assert list(compose_files.install_command()) == [moved[0].get(word, word) for word in install]
+    # where the addons are, as Odoo and the mounts say
+    (addons,) = re.findall(r"^addons_path = (.+)$", (compose.folder(profile) / "odoo.conf").read_text(), re.MULTILINE)
+    mounts = {mount["target"]: Path(mount["source"]) for mount in services["odoo"]["volumes"]}
+    assert mounts["/opt/dairyperf/fixtures"] / Path(addons).relative_to("/opt/dairyperf/fixtures") == odoo.ADDONS
+    assert Path(services["odoo"]["entrypoint"][1]).relative_to("/opt/dairyperf/fixtures") == Path(
+        "services/compose/private_passfile.sh"
+    )
     for command, path in ((services["odoo"], odoo.READY_PATH), (services["api"], api.READY_PATH)):
         assert path in command["healthcheck"]["test"][-1]
     initdb = services["postgres"]["environment"]["POSTGRES_INITDB_ARGS"]
