@@ -8,6 +8,7 @@ functions that seed the embedded stack's template.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -85,9 +86,9 @@ def up(
     if odoo_source is not None:
         raise InputError("--odoo-source: containers run the image odoo:19; leave it out, or use --stack embedded")
     _require_engine()
-    busy = f"another process is starting it in containers; wait for its end, or ./dairyperf down --profile {profile}"
+    busy = f"profile {profile}: another process is starting it in containers; wait for its end"
     embedded.STATE.mkdir(parents=True, exist_ok=True)
-    with provision.locked(embedded.STATE / f"compose-{profile}.lock", refusal=f"profile {profile}: {busy}"):
+    with provision.locked(embedded.STATE / f"compose-{profile}.lock", refusal=busy):
         if _state(profile).exists() and _running(profile):
             raise InputError(
                 f"profile {profile}: already up in containers; ./dairyperf down --stack compose --profile {profile} "
@@ -96,14 +97,14 @@ def up(
         published = _published(profile, ports or {})
         try:
             addresses = _start(profile, say, herd, seed, date.fromisoformat(embedded.DEFAULT_AS_OF), published)
-        except psycopg.Error as error:
-            _stop(profile)
-            raise StackError(
-                f"postgres: {str(error).strip()}; if an earlier checkout made its volume, remove it with docker "
-                f"volume rm dairyperf-{profile}_postgres"
-            ) from error
-        except BaseException:
-            _stop(profile)
+        except BaseException as error:
+            with contextlib.suppress(StackError):  # why it did not start matters more
+                _stop(profile)
+            if isinstance(error, psycopg.Error):
+                raise StackError(
+                    f"postgres: {str(error).strip()}; if the folder that held its volume's password is lost, remove "
+                    f"the volume: docker volume rm {_project(profile)}_postgres"
+                ) from error
             raise
         _write(_state(profile), json.dumps(asdict(addresses), indent=1), 0o600)
     try:
@@ -192,10 +193,11 @@ def render(profile: Profile, published: Mapping[str, int]) -> dict[str, str]:
     cores = psutil.cpu_count() or 1
     host = postgres.sizes(psutil.virtual_memory().total, cores)
     roles = {role: credentials.new_secret() for role in credentials.ROLES}
+    variables = compose_files.variables(profile, _project(profile), place, published, host, cores)
     superuser = place / "secrets/postgres_password"
     if superuser.exists():
         roles["postgres"] = superuser.read_text()  # the volume knows it from its first start on
-    _write(place / "compose.env", compose_files.variables(profile, place, published, host, cores), 0o644)
+    _write(place / "compose.env", variables, 0o644)
     for name, text in compose_files.configurations(profile, host).items():
         _write(place / name, text, 0o644)
     for name, text in compose_files.role_secrets(profile, roles).items():
@@ -306,7 +308,7 @@ def _seed(
     manifest = template.fill(admin_dsn, herd, seed, as_of, install_addon, say)
     if profile == "day40":
         say("creating the indexes of Day 32")
-        template.create_indexes(admin_dsn)
+        template.make_day40(admin_dsn)
     manifest["made_from"] = made_from
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
         # last, so that a seeding which broke off is made again; it travels with the volume
@@ -349,6 +351,11 @@ def _write(path: Path, text: str, mode: int) -> None:
         file.write(text)
     fresh.chmod(mode)
     fresh.rename(path)
+
+
+def _project(profile: Profile) -> str:
+    """Two checkouts have containers and volumes of their own."""
+    return f"dairyperf-{profile}-{hashlib.sha256(str(embedded.STATE).encode()).hexdigest()[:12]}"
 
 
 def _state(profile: Profile) -> Path:

@@ -1,5 +1,5 @@
 """The files that docker-compose.perf.yml mounts: what the embedded stack's own functions render, with the containers'
-addresses and paths. Pure: values in, texts out.
+addresses and paths. Values in, texts out; it reads the templates and writes nothing.
 
 By name relative to the rendered folder; those under secrets/ hold secrets.
 """
@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness import CHECKOUT
 from harness.errors import InputError
 from harness.model import Profile
 from harness.services import api, odoo, pgbouncer, postgres, redis
@@ -27,7 +28,7 @@ _EVERYWHERE = "0.0.0.0"
 _ROOT_CERTIFICATE = Path("/run/secrets/root.crt")
 _PASSFILE = Path("/run/dairyperf/passfile")  # fixtures/services/compose/private_passfile.sh
 _ODOO_DATA = Path("/var/lib/odoo")
-_ODOO_ADDONS = Path("/mnt/extra-addons")
+_ODOO_CHECKOUT = Path("/opt/dairyperf")
 _ODOO_INSTALL_CONFIG = "/etc/odoo/odoo-install.conf"
 
 # What a service may know of the secrets file.
@@ -74,7 +75,7 @@ def configurations(profile: Profile, host: Sizes) -> dict[str, str]:
         "odoo.conf": _odoo_config(database_service, profile),
         "odoo-install.conf": _odoo_config("postgresql", profile),
         "odoo.env": _env(
-            {"HOME": str(_ODOO_DATA)}
+            {"HOME": str(_ODOO_DATA), "PYTHONPATH": str(_ODOO_CHECKOUT)}
             | odoo.settings(
                 _PASSFILE, redis_url=redis_url, secrets_file=Path("/run/secrets/odoo.json"), root_certificate=trusted
             )
@@ -145,9 +146,10 @@ def service_secrets(profile: Profile, content: Mapping[str, object]) -> dict[str
     return files
 
 
-def variables(profile: Profile, rendered: Path, ports: Mapping[str, int], host: Sizes, cores: int) -> str:
+def variables(profile: Profile, project: str, rendered: Path, ports: Mapping[str, int], host: Sizes, cores: int) -> str:
     """compose.env: what docker-compose.perf.yml is told. ports: published, by the keys of PORTS."""
     values = {
+        "DAIRYPERF_PROJECT": project,
         "DAIRYPERF_PROFILE": profile,
         "DAIRYPERF_RENDERED": str(rendered),
         "DAIRYPERF_INITDB_ARGS": " ".join(postgres.INITDB_ARGUMENTS),
@@ -174,7 +176,7 @@ def _odoo_config(database_service: str, profile: Profile) -> str:
         gevent_port=_GEVENT_PORT,
         data_dir=_ODOO_DATA,
         postgres_sslmode="verify-full" if root_certificate(profile) else "disable",
-        addons_paths=(_ODOO_ADDONS,),
+        addons_paths=(_ODOO_CHECKOUT / odoo.ADDONS.relative_to(CHECKOUT),),
     )
 
 

@@ -59,7 +59,7 @@ def prepare(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date, s
                     base = prepare("day31", tools, herd, seed, as_of, say)
                     copy_tree(base.folder, scratch)
                     say("creating the indexes of Day 32")
-                    _with_server(scratch, tools, base.superuser_password, lambda dsn, _: create_indexes(dsn))
+                    _with_server(scratch, tools, base.superuser_password, lambda dsn, _: make_day40(dsn))
                 os.sync()  # the building server does not: it runs with fsync off
                 scratch.rename(folder)
             finally:
@@ -149,7 +149,7 @@ def fill(dsn: str, herd: int, seed: int, as_of: date, install_addon: Callable[[]
     return manifest
 
 
-def create_indexes(dsn: str) -> None:
+def make_day40(dsn: str) -> None:
     """What day40's SEED_DATABASE has beyond day31's. dsn: a superuser's."""
     with psycopg.connect(dsn, dbname=SEED_DATABASE) as connection:
         seeding.create_indexes(connection)

@@ -90,7 +90,7 @@ def test_compose_accepts_the_file_and_every_service_is_bounded_and_watched(profi
     file = rendered(profile)
     servers = {"postgres", "odoo", "api"} | ({"pgbouncer", "redis"} if profile == "day40" else set())
     assert set(file["services"]) == servers | {"locust-master", "locust-worker"}
-    assert file["name"] == f"dairyperf-{profile}"
+    assert re.fullmatch(rf"dairyperf-{profile}-[0-9a-f]{{12}}", file["name"])
     assert file["networks"]["servers"]["internal"] is True
     for name, service in file["services"].items():
         limits = service["deploy"]["resources"]["limits"]
@@ -337,7 +337,10 @@ def test_access_rules_are_the_embedded_stacks(profile: Profile) -> None:
 
 
 def test_environments_are_the_embedded_stacks(profile: Profile, stacks_environments: dict[str, set[str]]) -> None:
-    rendered(profile)
+    resolved = rendered(profile)["services"]["api"]["environment"]
+    # as the service gets them: quoting is the file's
+    assert f"host={'pgbouncer' if profile == 'day40' else 'postgres'}" in resolved["DAIRYPERF_API_DSN"].split()
+    assert resolved["DAIRYPERF_API_SECRETS"] == "/run/secrets/api.json"
     for name in ("odoo.env", "api.env"):
         there = {line.partition("=")[0] for line in (compose.folder(profile) / name).read_text().splitlines()}
         day40_only = {variable for variable in PLACES[name] if "REDIS" in variable or variable == "DAIRYPERF_SECRETS"}
@@ -370,11 +373,23 @@ def test_commands_are_the_embedded_stacks(profile: Profile, tmp_path: Path) -> N
     (tmp_path / "odoo").mkdir()
     (tmp_path / "odoo/release.py").write_text("")
     serve = odoo.serve_command(Path("python3"), tmp_path, Path("/etc/odoo/odoo.conf"), 8069, "0.0.0.0")
-    moved = [{str(odoo.CONFIG / "launch.py"): "/opt/dairyperf/launch.py", f"{tmp_path}/odoo-bin": "/usr/bin/odoo"}]
+    moved = [
+        {
+            str(odoo.CONFIG / "launch.py"): "/opt/dairyperf/fixtures/services/odoo/launch.py",
+            f"{tmp_path}/odoo-bin": "/usr/bin/odoo",
+        }
+    ]
     assert services["odoo"]["command"] == [moved[0].get(word, word) for word in serve]
     assert services["api"]["command"] == api.command(8000, host="0.0.0.0", python="python")
     install = odoo.install_command(Path("python3"), tmp_path, Path("/etc/odoo/odoo-install.conf"))
     assert list(compose_files.install_command()) == [moved[0].get(word, word) for word in install]
+    # where the addons are, as Odoo and the mounts say
+    (addons,) = re.findall(r"^addons_path = (.+)$", (compose.folder(profile) / "odoo.conf").read_text(), re.MULTILINE)
+    mounts = {mount["target"]: Path(mount["source"]) for mount in services["odoo"]["volumes"]}
+    assert mounts["/opt/dairyperf/fixtures"] / Path(addons).relative_to("/opt/dairyperf/fixtures") == odoo.ADDONS
+    assert Path(services["odoo"]["entrypoint"][1]).relative_to("/opt/dairyperf/fixtures") == Path(
+        "services/compose/private_passfile.sh"
+    )
     for command, path in ((services["odoo"], odoo.READY_PATH), (services["api"], api.READY_PATH)):
         assert path in command["healthcheck"]["test"][-1]
     initdb = services["postgres"]["environment"]["POSTGRES_INITDB_ARGS"]
