@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import compare, report, rundir, runner, server_csv
+from harness import compare, report, reset, rundir, runner, server_csv, stack
 from harness.errors import InputError
 from harness.model import PROFILES, Benchmark, Profile, RunResult, Scenario
 from harness.rundir import BenchmarkDir
@@ -24,6 +24,8 @@ def order(pairs: int) -> list[Profile]:
 
 def run(root: Path, asked: Scenario, pairs: int, say: Callable[[str], None]) -> BenchmarkDir:
     """Makes all runs, on stacks that are up. Each is saved when it ends; a broken one ends the benchmark."""
+    for profile in PROFILES:
+        reset.check_may_write(stack.read(profile))
     directory = rundir.create_benchmark(root, datetime.now(UTC))
     profiles = order(pairs)
     for number, profile in enumerate(profiles, 1):

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,9 +36,15 @@ EXAMPLES = {
   dairyperf up --profile day40          the tuned stack alone
   dairyperf up --profile day31 --herd 2550
   dairyperf up --profile day40 --port odoo=8069 --port api=8000
+  dairyperf up --profile day40 --stack compose     in containers, from docker-compose.perf.yml
 """,
-    "down": "examples:\n  dairyperf down\n  dairyperf down --profile day31\n",
-    "status": "examples:\n  dairyperf status\n  dairyperf status --json --profile day40\n",
+    "down": "examples:\n  dairyperf down\n  dairyperf down --profile day31\n  dairyperf down --stack compose\n",
+    "status": """examples:
+  dairyperf status
+  dairyperf status --json --profile day40
+  dairyperf status --toml --profile day40 > staging.toml    for --stack external:staging.toml, elsewhere
+  dairyperf status --stack external:staging.toml
+""",
     "run": """examples:
   dairyperf run sustained                             50 users, 5 minutes, on day40
   dairyperf run quick --profile day31 --duration 30s
@@ -45,6 +52,7 @@ EXAMPLES = {
   dairyperf run path/to/scenario.toml --users 20
   dairyperf run open --workers 2                      load from two processes
   dairyperf run sustained --abort-window 30s          end early when a limit fails over 30 s
+  dairyperf run sustained --stack external:staging.toml   on a stack that somebody else runs
 """,
     "benchmark": """examples:
   dairyperf benchmark --quick           2 pairs of 60 s: judges the limits
@@ -86,6 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if getattr(arguments, "stack", None):
+            from harness import stack
+
+            stack.choose(arguments.stack)
         return int(arguments.command(arguments))
     except HarnessError as error:
         err.print(f"dairyperf: {error}", style="red")
@@ -119,7 +131,15 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=globals()[f"_{name}"])
         return added
 
+    def which_stack(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--stack",
+            metavar="KIND",
+            help="embedded (default), compose, or external:FILE, a TOML file of addresses; else $DAIRYPERF_STACK",
+        )
+
     def stack_options(added: argparse.ArgumentParser) -> None:
+        which_stack(added)
         added.add_argument("--herd", type=_positive, help="head of cattle (default 255)")
         added.add_argument("--seed", type=_positive, help="seed of the synthetic herd (default 42)")
         added.add_argument("--odoo-source", type=_path, metavar="DIR", help="use this checkout of Odoo 19.0")
@@ -138,10 +158,14 @@ def _parser() -> argparse.ArgumentParser:
 
     down = command("down", "stop a stack that `up` left running")
     down.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
+    which_stack(down)
 
     status = command("status", "what is up, every address, and how to log in")
     status.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
-    status.add_argument("--json", action="store_true", help="for programs")
+    shape = status.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="for programs")
+    shape.add_argument("--toml", action="store_true", help="what is up, as a file for --stack external:FILE")
+    which_stack(status)
 
     run = command("run", "run one scenario, judge it and write its report")
     run.add_argument("scenario", help="a name in scenarios/ or the path of a TOML file")
@@ -284,7 +308,16 @@ def _down(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     from harness import stack
+    from harness.services import external
 
+    if arguments.toml:
+        up = [profile for profile in _profiles(arguments.profile) if stack.is_up(profile)]
+        if not up:
+            raise InputError("status --toml: no stack is up that could be described; run ./dairyperf up")
+        # what may be done to it is for its reader to say
+        described = [replace(stack.read(profile), may_write=False, may_reset=False) for profile in up]
+        print("\n".join(map(external.to_toml, described)), end="")
+        return 0
     states = [stack.status(profile) for profile in _profiles(arguments.profile)]
     if arguments.json:
         shown = states[0] if len(states) == 1 else {str(state["profile"]): state for state in states}
@@ -416,6 +449,8 @@ def _database(arguments: argparse.Namespace) -> str:
     if arguments.dsn:
         return str(arguments.dsn)
     addresses = stack.read(arguments.profile)
+    if addresses.admin_dsn is None:
+        raise InputError(f"--profile {arguments.profile}: the stack's file names no admin_dsn; add one, or give --dsn")
     return make_conninfo(addresses.admin_dsn, dbname=addresses.database)
 
 

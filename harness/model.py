@@ -121,7 +121,9 @@ class StackAddresses:
     """Where one running stack answers and how to log in; holds no secret, only the paths of the 0600 files that do.
 
     postgres_dsn: direct, role `harness` (pg_monitor, reads everything). admin_dsn: direct, superuser, database
-    postgres. pgbouncer_dsn: its admin console. checksum, counts: of the seeded data. pids: service -> first process.
+    postgres; None where the harness has no such role. pgbouncer_dsn: its admin console. checksum, counts: of the seeded
+    data, None and empty where unknown. pids: service -> first process, of those on this machine. log_dir: None where
+    the logs are elsewhere. may_write: load may be put on it, which writes. may_reset: its database may be replaced.
     passfile: libpq's format. secrets_file: JSON {"odoo": {login: password},
     "odoo_keys": {login: API key, for JSON-2}, "api_keys": {login: the API service's key}, "api_key": the
     administrator's of these, "redis": ...}.
@@ -131,7 +133,7 @@ class StackAddresses:
     odoo_url: str
     api_url: str
     postgres_dsn: str
-    admin_dsn: str
+    admin_dsn: str | None
     pgbouncer_dsn: str | None
     redis_url: str | None
     database: str
@@ -141,11 +143,13 @@ class StackAddresses:
     as_of: str
     herd: int
     seed: int
-    checksum: str
+    checksum: str | None
     counts: Mapping[str, int]
     versions: Mapping[str, str]
-    log_dir: str
+    log_dir: str | None
     pids: Mapping[str, int]
+    may_write: bool = True
+    may_reset: bool = True
 
 
 # --- what was measured: load ---------------------------------------------------------------------------------------

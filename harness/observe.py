@@ -61,7 +61,11 @@ def observe(run: RunDir) -> None:
 
 
 def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
-    reset.stack(addresses)
+    reset.check_may_write(addresses)
+    if addresses.may_reset:
+        reset.stack(addresses)
+    else:
+        reset.warm(addresses)
     origin_us = time.monotonic_ns() // 1000
     origin_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     _say({"event": "ready", "origin_monotonic_us": origin_us})
@@ -98,7 +102,7 @@ def _observe(run: RunDir, meta: RunMeta, addresses: StackAddresses) -> None:
                     break
         if drained is None:
             raise RunInvalid("load: Locust ended before the run was drained; see locust.log")
-        warnings = list(probes.warnings)
+        warnings = [*([] if addresses.may_reset else [reset.NOT_RESET]), *probes.warnings]
         if not probe.wait_for_quiet_statistics(addresses, QUIET_S):
             warnings.append("PostgreSQL did not fall quiet after the run: table statistics may lack the last seconds")
         after = probe.snapshot(addresses)
@@ -138,7 +142,7 @@ class _Logged:
         """Notes where the log ends now."""
         with self._warned():
             self._sampling = statement_log.sampling(before.postgres["settings"])
-            self._start = server_log.position(self._addresses.admin_dsn)
+            self._start = server_log.position(self._admin_dsn())
 
     def keep(self, after: Snapshot) -> list[str]:
         """Saves what was logged since `begin`; the warnings."""
@@ -147,10 +151,15 @@ class _Logged:
                 self._save(self._start, after)
         return self._warnings
 
+    def _admin_dsn(self) -> str:
+        if self._addresses.admin_dsn is None:
+            raise StackError("postgresql: its log cannot be read, the stack's file names no admin_dsn; add one")
+        return self._addresses.admin_dsn
+
     def _save(self, start: server_log.Position, after: Snapshot) -> None:
         if statement_log.sampling(after.postgres["settings"]) != self._sampling:
             raise StackError("postgresql: the statement log's settings changed during the run; leave them alone")
-        lines = server_log.since(self._addresses.admin_dsn, start)
+        lines = server_log.since(self._admin_dsn(), start)
         self._run.write_statement_log(statement_log.read(lines, self._addresses.database, *self._sampling))
 
     @contextlib.contextmanager

@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import Jsonb
 
-from fixtures import herd, queries
+from fixtures import endpoints, herd, queries
 from fixtures.queries import critical
 from harness import plan, report, rundir, statements
 from harness.errors import InputError, StackError
@@ -54,6 +54,8 @@ def take(
     By the superuser, whom no policy of row-level security filters, on a direct connection. names: fingerprint -> name
     of the statements in fixtures/queries.
     """
+    if addresses.admin_dsn is None:
+        return ["plans: not captured, the stack's file names no admin_dsn; add one"]
     activities, _ = statements.activities_between(before, after)
     deltas = statements.statement_deltas(activities, names, statements.NOT_THE_APPLICATION)
     try:
@@ -78,7 +80,7 @@ def take(
 def capture(
     connection: Connection,
     parameters: Mapping[str, critical.Parameters],
-    top: Sequence[StatementDelta] = (),
+    deltas: Sequence[StatementDelta] = (),
     budget_s: float = BUDGET_S,
 ) -> dict[str, Any]:
     """The documents of a run's plans: file stem -> {"sql", "parameters", "explain"} or {"sql", "parameters", "error"};
@@ -88,6 +90,7 @@ def capture(
     autocommit. Raises psycopg.Error when it is lost.
     """
     texts = queries.texts()
+    roles = {(one.role, one.fingerprint): _role(one) for one in deltas}
     deadline = time.monotonic() + budget_s
     documents: dict[str, Any] = {plan.RELATIONS: relations(connection)}
     for number, (stem, values) in enumerate(parameters.items(), 1):
@@ -100,9 +103,9 @@ def capture(
             "query": one.query,
             "calls": one.calls,
             "total_ms": one.total_ms,
-            **_explained_generic(connection, one, deadline),
+            **_explained_generic(connection, one.query, roles[one.role, one.fingerprint], deadline),
         }
-        for one in top[:TOP_STATEMENTS]
+        for one in statements.over_endpoints(deltas)[:TOP_STATEMENTS]
     ]
     return documents
 
@@ -125,12 +128,16 @@ def _explained(connection: Connection, text: str, values: critical.Parameters, d
     return _attempt(connection, None, deadline, lambda cursor: cursor.execute(statement, bound(values)), times=2)
 
 
-def _explained_generic(connection: Connection, top: StatementDelta, deadline: float) -> dict[str, Any]:
-    """By the statement's own role, whose policies are part of its plan."""
-    if reason := plan.unexplainable(top.query):
+def _role(one: StatementDelta) -> str:
+    """Who may run the statement and is filtered by no policy: its endpoint's role for a manager, or its service."""
+    return one.role if one.endpoint is None else endpoints.role(endpoints.slug_of(one.endpoint), "manager")
+
+
+def _explained_generic(connection: Connection, query: str, role: str, deadline: float) -> dict[str, Any]:
+    if reason := plan.unexplainable(query):
         return {"error": reason}
-    statement = cast(Any, "EXPLAIN (GENERIC_PLAN, VERBOSE, SETTINGS, FORMAT JSON) " + top.query)
-    return _attempt(connection, top.role, deadline, lambda cursor: cursor.execute(statement))
+    statement = cast(Any, "EXPLAIN (GENERIC_PLAN, VERBOSE, SETTINGS, FORMAT JSON) " + query)
+    return _attempt(connection, role, deadline, lambda cursor: cursor.execute(statement))
 
 
 def _attempt(connection: Connection, role: str | None, deadline: float, explain: Any, times: int = 1) -> dict[str, Any]:

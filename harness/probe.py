@@ -268,8 +268,8 @@ def odoo_log_since(addresses: StackAddresses, start_bytes: int) -> str | None:
 
 
 def _odoo_log(addresses: StackAddresses) -> Path | None:
-    path = Path(addresses.log_dir) / "odoo.log"
-    return path if addresses.log_dir and path.is_file() else None
+    path = Path(addresses.log_dir) / "odoo.log" if addresses.log_dir else None
+    return path if path is not None and path.is_file() else None
 
 
 # --- processes -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""Puts a running stack back into its seeded state and warms it, so that no run sees what an earlier one wrote."""
+"""Puts a running stack back into its seeded state and warms it, so that no run sees what an earlier one wrote.
+
+What is not allowed on a stack that somebody else runs is refused before anything is touched.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import psycopg.sql
 
 from harness import cache_warmup
 from harness import seed as seeding
-from harness.errors import StackError
+from harness.errors import InputError, StackError
 from harness.model import StackAddresses
 from harness.services import api, odoo, pgbouncer, process, redis
 
@@ -23,39 +26,72 @@ ODOO_WORKERS = 2
 HEAL_TIMEOUT_S = 30
 
 
+NOT_RESET = (
+    "the stack was not reset, its file does not allow it: rows of earlier runs, its caches and its statistics were as "
+    "found, and no checksum proves the data"
+)
+
+
 def stack(addresses: StackAddresses) -> None:
     """Database from its template, statistics at zero, all WAL archived, every login cached in every Odoo worker, Redis
     warm.
 
-    Raises StackError when the data does not have the seeded checksum or a service does not recover.
+    Raises StackError when the data does not have the seeded checksum or a service does not recover, InputError when
+    the stack may not be reset.
     """
     database(addresses)
-    secrets = json.loads(Path(addresses.secrets_file).read_text())
     if addresses.redis_url:
-        redis.flush(addresses.redis_url, secrets["redis"])
-    # its pool replaces the links that the reset cut when it is asked for its health
-    _wait_until_healthy("api", addresses.api_url + api.READY_PATH)
-    _wait_until_healthy("odoo", addresses.odoo_url + odoo.READY_PATH)
-    odoo.warm_up(addresses.odoo_url, addresses.database, addresses.accounts, secrets["odoo"], ODOO_WORKERS)
+        redis.flush(addresses.redis_url, json.loads(Path(addresses.secrets_file).read_text())["redis"])
+    warm(addresses)
     with psycopg.connect(addresses.postgres_dsn, autocommit=True) as connection:
         found = seeding.checksum(connection)
         if found != addresses.checksum:
             raise StackError(
-                f"{addresses.database}: checksum {found[:16]}… after the reset, seeded {addresses.checksum[:16]}…; "
-                "something else writes to this stack: end it, then ./dairyperf down and up"
+                f"{addresses.database}: checksum {found[:16]}… after the reset, seeded "
+                f"{str(addresses.checksum)[:16]}…; something else writes to this stack: end it, then ./dairyperf down "
+                "and up"
             )
-    if addresses.redis_url:
-        cache_warmup.warm_up(addresses, secrets)
-    with psycopg.connect(addresses.admin_dsn, dbname=addresses.database, autocommit=True) as connection:
+    with psycopg.connect(_admin_dsn(addresses), dbname=addresses.database, autocommit=True) as connection:
         connection.execute("SELECT pg_stat_statements_reset()")
         archive_wal(connection)
 
 
+def warm(addresses: StackAddresses) -> None:
+    """Every login cached in every Odoo worker, Redis warm, all services healthy; changes no data. Raises StackError."""
+    # its pool replaces the links that a reset cut when it is asked for its health
+    _wait_until_healthy("api", addresses.api_url + api.READY_PATH)
+    _wait_until_healthy("odoo", addresses.odoo_url + odoo.READY_PATH)
+    secrets = json.loads(Path(addresses.secrets_file).read_text())
+    odoo.warm_up(addresses.odoo_url, addresses.database, addresses.accounts, secrets["odoo"], ODOO_WORKERS)
+    if addresses.redis_url:
+        cache_warmup.warm_up(addresses, secrets)
+
+
+def check_may_write(addresses: StackAddresses) -> None:
+    """Raises InputError when no load may be put on the stack: load writes milkings, sessions and statistics."""
+    if not addresses.may_write:
+        raise InputError(
+            f"profile {addresses.profile}: load writes, and the stack's file does not allow it; set allow_writes = "
+            "true there if it may"
+        )
+
+
+def _admin_dsn(addresses: StackAddresses) -> str:
+    if not addresses.may_reset or addresses.admin_dsn is None:
+        raise InputError(
+            f"{addresses.database}: the stack's file does not allow a reset; set allow_reset = true and admin_dsn "
+            "there if its database may be replaced"
+        )
+    return addresses.admin_dsn
+
+
 def database(addresses: StackAddresses) -> None:
-    """Replaces the database by a fresh copy of its template. Links of Odoo and the API are cut."""
+    """Replaces the database by a fresh copy of its template. Links of Odoo and the API are cut. Raises StackError,
+    InputError when that is not allowed."""
+    admin_dsn = _admin_dsn(addresses)
     name = psycopg.sql.Identifier(addresses.database)
     template = psycopg.sql.Identifier(addresses.database + "_seed")
-    with _no_pooled_links(addresses), _explained(), psycopg.connect(addresses.admin_dsn, autocommit=True) as connection:
+    with _no_pooled_links(addresses), _explained(), psycopg.connect(admin_dsn, autocommit=True) as connection:
         connection.execute(psycopg.sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
         # by file copy: the default would write every page to the WAL, and so to day40's archive
         create = psycopg.sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(name, template)

@@ -16,6 +16,7 @@ from harness import (
     plan,
     provenance,
     report,
+    reset,
     rundir,
     scenario,
     server_csv,
@@ -99,6 +100,7 @@ def load_scenario(
 
 def run(root: Path, asked: Scenario, profile: Profile, say: Say, workers: int = 0) -> RunDir:
     """Runs `asked` on the stack that is up, into a new directory under `root`. workers: as in `load.run`."""
+    reset.check_may_write(stack.read(profile))
     return run_into(rundir.create(root, asked.name, profile, datetime.now(UTC)), asked, profile, say, workers)
 
 

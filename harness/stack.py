@@ -1,64 +1,92 @@
-"""Brings the embedded stack of a profile up and down, and tells what is up. The servers live in a supervisor process.
+"""The stack that runs use: embedded, compose or external. It is chosen once; nobody else asks which one it is.
 
-State (addresses, no secrets) lies in `.dairyperf/` of the checkout ($DAIRYPERF_STATE elsewhere), so that two checkouts
-do not meet; the supervisor holds the lock file beside it for as long as it lives.
+The command line's --stack chooses; DAIRYPERF_STACK carries the choice to child processes, and is how plain `locust`
+is told. All three kinds are alike to their users: something that yields StackAddresses.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
-import psutil
-from pydantic import TypeAdapter
-
-from harness import CHECKOUT
-from harness.errors import InputError, StackError
+from harness.errors import InputError
 from harness.model import PROFILES, Profile, StackAddresses
-from harness.services import process, provision
-from harness.services.supervisor import Request
+from harness.services import compose, embedded, provision
+from harness.services.embedded import DEFAULT_AS_OF, DEFAULT_HERD, DEFAULT_SEED
+from harness.services.external import External
 
-STATE = Path(os.environ.get("DAIRYPERF_STATE") or CHECKOUT / ".dairyperf").resolve()
-STOP_TIMEOUT_S = 30
-DEFAULT_HERD = 255
-DEFAULT_SEED = 42
-DEFAULT_AS_OF = "2026-02-03"  # the specification's date
+__all__ = ["DEFAULT_AS_OF", "DEFAULT_HERD", "DEFAULT_SEED"]
 
-_addresses = TypeAdapter(StackAddresses)
+VARIABLE = "DAIRYPERF_STACK"
+KINDS = "embedded, compose or external:FILE"
+
+
+class Stack(Protocol):
+    """What a kind of stack can do; the modules `embedded` and `compose` and each External are one."""
+
+    def is_up(self, profile: Profile) -> bool: ...
+
+    def read(self, profile: Profile) -> StackAddresses:
+        """Its addresses. InputError when it is not up, with what brings it up."""
+
+    def up(
+        self,
+        profile: Profile,
+        say: Callable[[str], None],
+        *,
+        herd: int,
+        seed: int,
+        ports: Mapping[str, int] | None,
+        odoo_source: Path | None,
+        detach: bool,
+    ) -> AbstractContextManager[StackAddresses]:
+        """Starts it for the length of the block, or beyond with `detach`. InputError when it is up already or cannot
+        be started from here, StackError when a server does not start."""
+
+    def down(self, profile: Profile) -> bool:
+        """Stops it; False when none was up. InputError when it is not ours to stop."""
+
+    def status(self, profile: Profile) -> dict[str, object]:
+        """profile, state (up, down, starting, degraded), and when up every address and how to log in."""
+
+
+def choose(text: str) -> None:
+    """Makes `text` the stack of this process and of those that it starts. Raises InputError."""
+    _parse(text)
+    kind, colon, file = text.partition(":")
+    # child processes run elsewhere
+    os.environ[VARIABLE] = f"{kind}{colon}{Path(file).resolve()}" if colon else kind
+
+
+def chosen() -> Stack:
+    """Raises InputError when DAIRYPERF_STACK names none."""
+    return _parse(os.environ.get(VARIABLE) or "embedded")
+
+
+def _parse(text: str) -> Stack:
+    kind, _, file = text.partition(":")
+    if text == "embedded":
+        return embedded
+    if text == "compose":
+        return compose
+    if kind == "external" and file:
+        return External(Path(file))
+    raise InputError(f"stack {text!r}: no such kind; give {KINDS}")
 
 
 def is_up(profile: Profile) -> bool:
-    """Whether a supervisor of this checkout holds the profile's lock."""
-    lock = STATE / f"{profile}.lock"
-    if not lock.exists():
-        return False
-    with lock.open() as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return chosen().is_up(profile)
 
 
 def read(profile: Profile) -> StackAddresses:
-    """The addresses of the running stack. InputError when it is not up."""
-    state = STATE / f"{profile}.json"
-    if not is_up(profile) or not state.exists():
-        raise InputError(f"profile {profile}: no stack is up; run ./dairyperf up --profile {profile}")
-    return _addresses.validate_python(json.loads(state.read_text())["addresses"])
+    """The addresses of the stack that is up. InputError when it is not."""
+    return chosen().read(profile)
 
 
-@contextlib.contextmanager
 def up(
     profile: Profile,
     say: Callable[[str], None],
@@ -68,135 +96,29 @@ def up(
     ports: Mapping[str, int] | None = None,
     odoo_source: Path | None = None,
     detach: bool = False,
-) -> Iterator[StackAddresses]:
-    """Starts the stack and yields its addresses; stops it at the block's end, or leaves it running with `detach`.
-
-    However this process ends before that, the supervisor stops every server within seconds. StackError when a server
-    does not start.
-    """
-    if is_up(profile):
-        raise InputError(f"profile {profile}: already up in this checkout; ./dairyperf down --profile {profile} first")
-    STATE.mkdir(parents=True, exist_ok=True)
-    checkout = hashlib.sha256(str(STATE).encode()).hexdigest()[:12]
-    request = Request(
-        profile=profile,
-        herd=herd,
-        seed=seed,
-        as_of=DEFAULT_AS_OF,
-        home=str(provision.cache_root() / "stacks" / checkout / profile),
-        state_file=str(STATE / f"{profile}.json"),
-        lock_file=str(STATE / f"{profile}.lock"),
-        ports=dict(ports or {}),
-        odoo_source=str(odoo_source) if odoo_source else None,
-    )
-    (STATE / f"{profile}.json").unlink(missing_ok=True)
-    with (STATE / f"{profile}.log").open("wb") as log:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "harness.services.supervisor"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd=CHECKOUT,
-            start_new_session=True,  # Ctrl-C in our terminal reaches it through the pipe's end, in order
-            text=True,
-        )
-    assert supervisor.stdin is not None
-    assert supervisor.stdout is not None
-    with supervisor.stdin, supervisor.stdout:
-        try:
-            supervisor.stdin.write(json.dumps(asdict(request)) + "\n")
-            supervisor.stdin.flush()
-            yield _ready(supervisor.stdout, profile, say)
-            if detach:
-                supervisor.stdin.write("detach\n")
-                supervisor.stdin.flush()
-        except BaseException:
-            _end(supervisor)
-            raise
-        if not detach:
-            _end(supervisor)
-
-
-def _ready(messages: Iterable[str], profile: Profile, say: Callable[[str], None]) -> StackAddresses:
-    for line in messages:
-        message = json.loads(line)
-        if "progress" in message:
-            say(f"{profile}: {message['progress']}")
-        elif "ready" in message:
-            return _addresses.validate_python(message["ready"])
-        else:
-            error = InputError if message["exit_code"] == InputError.exit_code else StackError
-            raise error(f"profile {profile}: {message['error']}")
-    log = STATE / f"{profile}.log"
-    tail = process.log_tail([log])
-    raise StackError(
-        f"profile {profile}: its supervisor ended unasked; {process.remedy(tail)}\nlast lines of {log}:\n{tail}"
-    )
-
-
-def _end(supervisor: subprocess.Popen[str]) -> None:
-    """Lets the supervisor stop its servers and waits for it; a second Ctrl-C does not cut that short."""
-    assert supervisor.stdin is not None
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with contextlib.suppress(OSError):
-            supervisor.stdin.close()
-        try:
-            supervisor.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            supervisor.kill()  # the kernel ends its servers with it
-            supervisor.wait()
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-@contextlib.contextmanager
-def reserved(profile: Profile) -> Iterator[None]:
-    """The stack for one run alone: a second would reset the database under the first. StackError when it is taken."""
-    taken = f"profile {profile}: another run is using this stack; wait for its end"
-    with provision.locked(STATE / f"{profile}.run", refusal=taken):
-        yield
+) -> AbstractContextManager[StackAddresses]:
+    """See `Stack.up`. ports: service -> published port, where a free one will not do."""
+    return chosen().up(profile, say, herd=herd, seed=seed, ports=ports, odoo_source=odoo_source, detach=detach)
 
 
 def down(profile: Profile) -> bool:
-    """Stops a detached stack; False when none was up."""
-    state = STATE / f"{profile}.json"
-    if not is_up(profile):
-        state.unlink(missing_ok=True)
-        return False
-    if not state.exists():
-        raise StackError(f"profile {profile}: it is just starting or stopping; try again in a few seconds")
-    content = json.loads(state.read_text())
-    with contextlib.suppress(psutil.NoSuchProcess):
-        supervisor = psutil.Process(content["supervisor"])
-        if abs(supervisor.create_time() - content["started"]) < 1:
-            supervisor.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    while is_up(profile):
-        if time.monotonic() > deadline:
-            raise StackError(
-                f"profile {profile}: process {content['supervisor']} does not end; see {STATE}/{profile}.log"
-            )
-        time.sleep(0.05)
-    return True
+    return chosen().down(profile)
 
 
 def status(profile: Profile) -> dict[str, object]:
-    """What is up, for people and programs: state, each service's process, every address and how to log in."""
-    if not is_up(profile):
-        return {"profile": profile, "state": "down"}
-    state = STATE / f"{profile}.json"
-    if not state.exists():
-        return {"profile": profile, "state": "starting"}
-    addresses = read(profile)
-    services = {}
-    for name, pid in addresses.pids.items():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            services[name] = {"pid": pid, "running": psutil.Process(pid).status() != psutil.STATUS_ZOMBIE}
-        services.setdefault(name, {"pid": pid, "running": False})
-    health = "up" if all(s["running"] for s in services.values()) else "degraded"
-    return {"state": health, "services": services} | asdict(addresses)
+    return chosen().status(profile)
 
 
 def profiles_up() -> tuple[Profile, ...]:
     return tuple(profile for profile in PROFILES if is_up(profile))
+
+
+@contextmanager
+def reserved(profile: Profile) -> Iterator[None]:
+    """The stack for one run alone: a second would reset the database under the first. StackError when it is taken."""
+    text = os.environ.get(VARIABLE) or "embedded"
+    kind, _, file = text.partition(":")
+    name = f"{kind}-{hashlib.sha256(file.encode()).hexdigest()[:12]}" if file else kind
+    taken = f"profile {profile}: another run is using this stack; wait for its end"
+    with provision.locked(embedded.STATE / f"{name}-{profile}.run", refusal=taken):
+        yield

@@ -18,6 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 ROOT = Path(__file__).parents[1]
 # Before harness.stack is imported: tests do not meet the stack that a developer has up in this checkout.
 os.environ["DAIRYPERF_STATE"] = str(ROOT / ".dairyperf" / "tests")
+os.environ.pop("DAIRYPERF_STACK", None)  # nor another that he has chosen
 
 from harness import stack as stacking  # noqa: E402
 from harness.model import PROFILES, Profile, StackAddresses  # noqa: E402

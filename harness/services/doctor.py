@@ -112,12 +112,14 @@ def _host() -> Finding:
 def _docker() -> Finding:
     docker = shutil.which("docker")
     if docker is None:
-        return Finding("Docker", "note", "not installed; not needed")
+        return Finding("Docker", "note", "not installed; only --stack compose needs it")
     try:
         # PATH is not enough: a client without an engine is common
         engine = subprocess.run([docker, "info"], capture_output=True, timeout=10).returncode == 0
     except subprocess.TimeoutExpired:
         engine = False
     return Finding(
-        "Docker", "note", "engine answers; not needed" if engine else f"{Path(docker)} without an engine; not needed"
+        "Docker",
+        "note",
+        f"{'its engine answers' if engine else f'{Path(docker)} without an engine'}; only --stack compose needs it",
     )

@@ -34,6 +34,7 @@ ADDONS = _FIXTURES / "odoo_addons"
 
 READY_PATH = "/web/health"
 ADMINISTRATOR = "admin"  # the login that Odoo's own data make
+INSTALL_ARGUMENTS = ("--init=smart_dairy", "--skip-auto-install", "--stop-after-init", "--workers=0", "--no-http")
 PORT_TAKEN_EXIT_CODE = 98  # launch.py
 
 # What smart_dairy needs: web brings sessions and formatted_read_group, rpc is loaded server-wide.
@@ -152,12 +153,22 @@ def environment(
     is none. secrets_file: JSON with "redis", the password; read only where there is a redis_url. root_certificate: whom
     to trust where odoo.conf asks for TLS.
     """
+    # the addon uses fixtures.cache
+    own = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": f"{_packages(tree)}:{CHECKOUT}"}
+    return own | settings(passfile, redis_url=redis_url, secrets_file=secrets_file, root_certificate=root_certificate)
+
+
+def settings(
+    passfile: Path,
+    *,
+    redis_url: str | None = None,
+    secrets_file: Path | None = None,
+    root_certificate: Path | None = None,
+) -> dict[str, str]:
+    """Of Odoo's environment what is the same wherever its program lies; see `environment`."""
     cache = {"DAIRYPERF_REDIS_URL": redis_url, "DAIRYPERF_SECRETS": str(secrets_file)} if redis_url else {}
     return {
-        "PATH": "/usr/bin:/bin",
         "LC_ALL": "C.UTF-8",
-        "HOME": str(home),
-        "PYTHONPATH": f"{_packages(tree)}:{CHECKOUT}",  # the addon uses fixtures.cache
         "PYTHONUNBUFFERED": "1",
         "PGPASSFILE": str(passfile),
         **({"PGSSLROOTCERT": str(root_certificate)} if root_certificate else {}),
@@ -172,11 +183,7 @@ def install_command(python: Path, tree: Path, config: Path) -> list[str]:
         str(python),
         str(_program(tree)),
         f"--config={config}",
-        "--init=smart_dairy",
-        "--skip-auto-install",
-        "--stop-after-init",
-        "--workers=0",
-        "--no-http",
+        *INSTALL_ARGUMENTS,
     ]
 
 

@@ -17,14 +17,39 @@ from harness.services.process import Service, User
 CONFIG = Path(__file__).parents[2] / "fixtures/services/pgbouncer"
 
 
-def config_text(*, port: int, postgres_port: int, database: str, folder: Path, certificates: Path) -> str:
+def config_text(
+    *,
+    port: int,
+    postgres_port: int,
+    database: str,
+    folder: Path,
+    certificates: Path,
+    listen: str = "127.0.0.1",
+    postgres_host: str = "127.0.0.1",
+) -> str:
     """pgbouncer.ini. certificates: folder of root.crt, which PostgreSQL's certificate is held against, and of
     pgbouncer.crt with its key."""
     text = (CONFIG / "pgbouncer.ini.j2").read_text()
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(text)
     return template.render(
-        port=port, postgres_port=postgres_port, database=database, folder=folder, certificates=certificates
+        port=port,
+        postgres_port=postgres_port,
+        database=database,
+        folder=folder,
+        certificates=certificates,
+        listen=listen,
+        postgres_host=postgres_host,
     )
+
+
+def hba_text(address: str = "127.0.0.1/32") -> str:
+    """Its access rules. address: whom they let in."""
+    return (CONFIG / "pgbouncer_hba.conf").read_text().replace("127.0.0.1/32", address)
+
+
+def userlist(passwords: Mapping[str, str]) -> str:
+    """auth_file: role and password; SCRAM to the server needs the password itself."""
+    return "".join(f'"{role}" "{password}"\n' for role, password in passwords.items())
 
 
 def start(
@@ -38,9 +63,8 @@ def start(
 ) -> Service:
     """Writes configuration, access rules and user list (0600, the server's own) into `folder`, starts the server."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    users = "".join(f'"{role}" "{password}"\n' for role, password in passwords.items())
-    rules = (CONFIG / "pgbouncer_hba.conf").read_text()
-    for name, text in (("pgbouncer.ini", config), ("pgbouncer_hba.conf", rules), ("userlist.txt", users)):
+    files = {"pgbouncer.ini": config, "pgbouncer_hba.conf": hba_text(), "userlist.txt": userlist(passwords)}
+    for name, text in files.items():
         path = folder / name
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

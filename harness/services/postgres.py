@@ -18,6 +18,7 @@ from harness.services import process
 from harness.services.process import Service, User
 
 CONFIG = Path(__file__).parents[2] / "fixtures/services/postgresql"
+INITDB_ARGUMENTS = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8")
 ARCHIVE_SCRIPT = CONFIG / "archive_wal.sh"
 _MB = 1024 * 1024
 
@@ -48,9 +49,9 @@ def sizes(memory_bytes: int, cores: int) -> Sizes:
     )
 
 
-def hba_text(profile: Profile) -> str:
-    """pg_hba.conf of a profile."""
-    return (CONFIG / f"pg_hba_{profile}.conf").read_text()
+def hba_text(profile: Profile, address: str = "127.0.0.1/32") -> str:
+    """pg_hba.conf of a profile. address: whom it lets in."""
+    return (CONFIG / f"pg_hba_{profile}.conf").read_text().replace("127.0.0.1/32", address)
 
 
 def config_text(
@@ -104,9 +105,7 @@ def initdb(bin_dir: Path, data: Path, password_file: Path, log: Path, user: User
         f"--pgdata={data}",
         "--username=postgres",
         f"--pwfile={password_file}",
-        "--auth=scram-sha-256",
-        "--encoding=UTF8",
-        "--locale=C.UTF-8",
+        *INITDB_ARGUMENTS,
         "--no-sync",
     ]
     process.run("initdb", command, log=log, environment={"LC_ALL": "C"}, cwd=data.parent, timeout_s=120, user=user)
@@ -154,6 +153,7 @@ def dsn(
     role: str,
     passfile: Path,
     application: str = "dairyperf",
+    host: str = "127.0.0.1",
     root_certificate: Path | None = None,
 ) -> str:
     """A connection string without a password: libpq finds it in `passfile`. Probes leave `dairyperf` out of counts.
@@ -162,7 +162,7 @@ def dsn(
     """
     tls = {"sslmode": "verify-full", "sslrootcert": str(root_certificate)} if root_certificate else {}
     return psycopg.conninfo.make_conninfo(
-        host="127.0.0.1",
+        host=host,
         port=port,
         dbname=database,
         user=role,

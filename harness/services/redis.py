@@ -14,14 +14,19 @@ from harness.services.process import Service
 CONFIG = Path(__file__).parents[2] / "fixtures/services/redis/redis.conf.j2"
 
 
+def config_text(*, port: int, folder: Path, password: str, listen: str = "127.0.0.1") -> str:
+    """redis.conf. It holds the password."""
+    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(CONFIG.read_text())
+    return template.render(port=port, folder=folder, password=password, listen=listen)
+
+
 def start(program: Path, library_path: str, folder: Path, port: int, password: str, log: Path) -> Service:
     """Writes redis.conf (0600: it holds the password) into `folder` and starts the server."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(CONFIG.read_text())
     config = folder / "redis.conf"
     config.unlink(missing_ok=True)
     with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(template.render(port=port, folder=folder, password=password))
+        file.write(config_text(port=port, folder=folder, password=password))
     return process.start(
         "redis",
         [str(program), str(config)],

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import json
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -29,7 +28,18 @@ import psycopg
 from harness import reset
 from harness.errors import HarnessError, StackError
 from harness.model import Profile, StackAddresses
-from harness.services import api, certificates, odoo, pgbouncer, postgres, process, provision, redis, template
+from harness.services import (
+    api,
+    certificates,
+    credentials,
+    odoo,
+    pgbouncer,
+    postgres,
+    process,
+    provision,
+    redis,
+    template,
+)
 from harness.services.process import Service
 
 ODOO_WORKERS = 2
@@ -79,12 +89,6 @@ def _ports(request: Request) -> dict[str, int]:
     return ports
 
 
-def _write_secret(path: Path, content: dict[str, object]) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(content, file)
-
-
 @contextlib.contextmanager
 def servers(request: Request) -> Iterator[StackAddresses]:
     """Starts every server of the profile; yields where they answer; stops them in reverse, also half way through."""
@@ -107,8 +111,7 @@ def servers(request: Request) -> Iterator[StackAddresses]:
     template.restore(seeded, home)
     shutil.copy(seeded.folder / "odoo-install.log", logs)
     ports = _ports(request)
-    roles = {role: secrets.token_urlsafe(24) for role in ("postgres", "odoo", "api", "harness", "monitoring")}
-    redis_password = secrets.token_urlsafe(24)
+    roles = {role: credentials.new_secret() for role in credentials.ROLES}
     passfile, secrets_file = home / "passfile", home / "secrets.json"
     tls = home / "tls"
     # TLS is the work of Day 35
@@ -156,24 +159,8 @@ def servers(request: Request) -> Iterator[StackAddresses]:
         pids["postgresql"] = up(server, lambda: postgres.answers(admin_dsn)).pid
         postgres.set_passwords(admin_dsn, roles)
         template.write_passfile(passfile, roles)
-        with psycopg.connect(admin_dsn, dbname=template.SEED_DATABASE) as connection:
-            accounts = odoo.accounts(connection)
-            passwords = {account.login: secrets.token_urlsafe(12) for account in accounts}
-            odoo.set_passwords(connection, passwords)
-            odoo_keys = {account.login: odoo.new_api_key() for account in accounts}
-            odoo.set_api_keys(connection, odoo_keys)
-            odoo.freeze_base_url(connection)
-        api_keys = {account.login: secrets.token_urlsafe(24) for account in accounts}
-        _write_secret(
-            secrets_file,
-            {
-                "odoo": passwords,
-                "odoo_keys": odoo_keys,
-                "api_keys": api_keys,
-                "api_key": api_keys[odoo.ADMINISTRATOR],
-                "redis": redis_password,
-            },
-        )
+        accounts, secret = credentials.hand_out(admin_dsn, template.SEED_DATABASE)
+        credentials.write(secrets_file, secret)
 
         pgbouncer_dsn = redis_url = None
         odoo_port = api_port = ports["postgresql"]
@@ -195,6 +182,7 @@ def servers(request: Request) -> Iterator[StackAddresses]:
             console = pgbouncer_dsn
             pids["pgbouncer"] = up(server, lambda: pgbouncer.answers(console)).pid
             odoo_port = api_port = ports["pgbouncer"]
+            redis_password = str(secret["redis"])
             redis_url = url = f"redis://127.0.0.1:{ports['redis']}/0"
             server = redis.start(
                 tools.redis_server,

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import psycopg.conninfo
@@ -59,7 +60,7 @@ def prepare(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date, s
                     base = prepare("day31", tools, herd, seed, as_of, say)
                     copy_tree(base.folder, scratch)
                     say("creating the indexes of Day 32 and the policies of Day 35")
-                    _with_server(scratch, tools, base.superuser_password, lambda dsn, _: _make_day40(dsn))
+                    _with_server(scratch, tools, base.superuser_password, lambda dsn, _: make_day40(dsn))
                 os.sync()  # the building server does not: it runs with fsync off
                 scratch.rename(folder)
             finally:
@@ -88,20 +89,25 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def _digest(profile: Profile, tools: Tools, herd: int, seed: int, as_of: date) -> str:
+    owner = provision.service_user()
+    return digest(profile, [tools.versions, owner.uid if owner else os.geteuid()], herd, seed, as_of)
+
+
+def digest(profile: Profile, made_by: object, herd: int, seed: int, as_of: date) -> str:
+    """Of everything that decides what a seeded cluster holds; `made_by`: of the servers that made it, as JSON."""
     made_from = [CHECKOUT / "fixtures/schema", CHECKOUT / "fixtures/herd", CHECKOUT / "fixtures/odoo_addons"]
     made_from += [CHECKOUT / "fixtures/endpoints.py"]
     if profile == "day40":
         made_from += [CHECKOUT / "fixtures/indexes", Path(indexes.__file__), Path(index_plan.__file__)]
         made_from += [CHECKOUT / "fixtures/security/policies.sql"]
     made_from += [Path(__file__), Path(seeding.__file__)]
-    owner = provision.service_user()
-    key = [tools.versions, herd, seed, as_of.isoformat(), owner.uid if owner else os.geteuid()]
-    digest = hashlib.sha256(json.dumps(key).encode())
+    key = [made_by, herd, seed, as_of.isoformat()]
+    made = hashlib.sha256(json.dumps(key).encode())
     for place in made_from:
         files = sorted(f for f in place.rglob("*") if f.is_file() and f.suffix != ".pyc") if place.is_dir() else [place]
         for file in files:
-            digest.update(str(file.relative_to(CHECKOUT)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
+            made.update(str(file.relative_to(CHECKOUT)).encode() + b"\0" + file.read_bytes())
+    return made.hexdigest()[:16]
 
 
 def _build(scratch: Path, tools: Tools, herd: int, seed: int, as_of: date, say: Say) -> None:
@@ -119,26 +125,36 @@ def _build(scratch: Path, tools: Tools, herd: int, seed: int, as_of: date, say: 
     postgres.initdb(tools.postgres_bin, data, password_file, scratch / "build.log", user)
     os.chown(password_file, os.geteuid(), os.getegid())
 
-    def fill(dsn: str, port: int) -> None:
-        with psycopg.connect(dsn, dbname="postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {DATABASE}")
-        with psycopg.connect(dsn, dbname=DATABASE) as connection:
-            seeding.create_schema(connection, as_of)
-            seeding.load(connection, herd, seed, as_of, lambda table, rows: say(f"seeding {table}: {rows:,} rows"))
-            connection.commit()
-        say("installing the Odoo addon")
-        _install_odoo(scratch, tools, dsn, port)
-        with psycopg.connect(dsn, dbname=DATABASE, autocommit=True) as connection:
-            connection.execute("VACUUM (ANALYZE, FREEZE)")
-            manifest = {"checksum": seeding.checksum(connection), "counts": seeding.counts(connection)}
+    def work(dsn: str, port: int) -> None:
+        manifest = fill(dsn, herd, seed, as_of, lambda: _install_odoo(scratch, tools, dsn, port), say)
         (scratch / "manifest.json").write_text(json.dumps(manifest))
-        with psycopg.connect(dsn, dbname="postgres", autocommit=True) as connection:
-            connection.execute(f"ALTER DATABASE {DATABASE} RENAME TO {SEED_DATABASE}")
 
-    _with_server(scratch, tools, password, fill)
+    _with_server(scratch, tools, password, work)
 
 
-def _make_day40(dsn: str) -> None:
+def fill(dsn: str, herd: int, seed: int, as_of: date, install_addon: Callable[[], None], say: Say) -> dict[str, Any]:
+    """Makes day31's seeded database SEED_DATABASE in a cluster without one; returns its checksum and counts.
+
+    dsn: a superuser's. install_addon: installs Odoo with its addon into DATABASE, as role `odoo`.
+    """
+    with psycopg.connect(dsn, dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {DATABASE}")
+    with psycopg.connect(dsn, dbname=DATABASE) as connection:
+        seeding.create_schema(connection, as_of)
+        seeding.load(connection, herd, seed, as_of, lambda table, rows: say(f"seeding {table}: {rows:,} rows"))
+        connection.commit()
+    say("installing the Odoo addon")
+    install_addon()
+    with psycopg.connect(dsn, dbname=DATABASE, autocommit=True) as connection:
+        connection.execute("VACUUM (ANALYZE, FREEZE)")
+        manifest: dict[str, Any] = {"checksum": seeding.checksum(connection), "counts": seeding.counts(connection)}
+    with psycopg.connect(dsn, dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {DATABASE} RENAME TO {SEED_DATABASE}")
+    return manifest
+
+
+def make_day40(dsn: str) -> None:
+    """What day40's SEED_DATABASE has beyond day31's. dsn: a superuser's."""
     indexes.create(psycopg.conninfo.make_conninfo(dsn, dbname=SEED_DATABASE), lambda _: None)
     with psycopg.connect(dsn, dbname=SEED_DATABASE) as connection:
         seeding.create_policies(connection)

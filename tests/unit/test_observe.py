@@ -150,7 +150,9 @@ class Probes:
     def snapshot(self): return snapshot(at_s=time.monotonic())
 
 live.SETTLED_S = observe.SAMPLE_EVERY_S = 0.02
-observe.stack.read = lambda profile: types.SimpleNamespace(admin_dsn="dsn", database="d")
+observe.stack.read = lambda profile: types.SimpleNamespace(
+    admin_dsn="dsn", database="d", may_write=True, may_reset=True
+)
 observe.stack.reserved = lambda profile: contextlib.nullcontext()
 observe.reset.stack = lambda addresses: None
 observe.probe.Probes = Probes

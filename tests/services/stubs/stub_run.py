@@ -106,7 +106,7 @@ class Stage:
         )
         roles = ("manager", "manager", "worker", "auditor")
         addresses = StackAddresses(
-            **{field.name: None for field in dataclasses.fields(StackAddresses)}
+            **{f.name: None for f in dataclasses.fields(StackAddresses) if f.default is dataclasses.MISSING}
             | dict.fromkeys(("postgres_dsn", "admin_dsn", "passfile", "checksum", "log_dir"), "")
             | {
                 "profile": "day40",
