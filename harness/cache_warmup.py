@@ -23,12 +23,14 @@ _PAGE = 50
 
 
 def warm_up(addresses: StackAddresses, secrets: Mapping[str, Any]) -> int:
-    """Reads every animal, its milk history, the days and pages that users ask for, once per key; returns how often.
+    """Reads every animal, its milk history, the days and pages that users ask for, once for each who shares no results
+    with the others: an account of each role, and each worker. Returns how often.
 
-    secrets: "api_keys" {login: key}, or "api_key". An animal without milkings answers 404, which is no fault. Raises
-    StackError when the API does not answer.
+    secrets: "api_keys" {login: key}. An animal without milkings answers 404, which is no fault. Raises StackError when
+    the API does not answer.
     """
-    keys = sorted({secrets["api_key"], *secrets.get("api_keys", {}).values()})
+    readers = {one.login if one.role == "worker" else one.role: one.login for one in addresses.accounts}
+    keys = [secrets["api_keys"][login] for login in readers.values()]
     herd = json.loads(_get(addresses.api_url, keys[0], "/api/v1/animals?limit=500"))["items"]
     reads = [(key, path) for key in keys for path in _paths(herd, dt.date.fromisoformat(addresses.as_of))]
     with ThreadPoolExecutor(_READERS) as pool:

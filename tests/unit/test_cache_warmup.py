@@ -1,4 +1,4 @@
-"""What is read before the clock: everything users read, once per key; and what stops it."""
+"""What is read before the clock: everything users read, once for all who share results; and what stops it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import pytest
 
 from harness import cache_warmup
 from harness.errors import StackError
+from harness.model import Account
 
+ROLES = {"admin": "manager", "manager": "manager", "worker": "worker", "other": "worker", "auditor": "auditor"}
+KEYS = {login: f"key of {login}" for login in ROLES}
 HERD = [{"id": 1, "tag_number": "SD-1"}, {"id": 2, "tag_number": "SD-2"}]
 
 
@@ -32,7 +35,10 @@ def api() -> Iterator[Any]:
 
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.broken = asked, None
-    server.addresses = SimpleNamespace(api_url=f"http://127.0.0.1:{server.server_port}", as_of="2026-02-03")
+    accounts = [Account(login, uid, role) for uid, (login, role) in enumerate(ROLES.items())]
+    server.addresses = SimpleNamespace(
+        api_url=f"http://127.0.0.1:{server.server_port}", as_of="2026-02-03", accounts=accounts
+    )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -41,12 +47,12 @@ def api() -> Iterator[Any]:
     server.server_close()
 
 
-def test_every_key_reads_everything_once(api: Any) -> None:
-    secrets = {"api_key": "a", "api_keys": {"manager": "a", "worker": "b"}}
-    reads = cache_warmup.warm_up(api.addresses, secrets)
+def test_everything_is_read_once_for_all_who_share_results(api: Any) -> None:
+    reads = cache_warmup.warm_up(api.addresses, {"api_keys": KEYS})
     found = api.asked[1:]
-    assert len(found) == len(set(found)) == reads == 2 * (2 + 2 + 8 + 1)
-    paths = {path.removeprefix("/api/v1/") for key, path in found if key == "b"}
+    assert len(found) == len(set(found)) == reads == 4 * (2 + 2 + 8 + 1)
+    assert {key for key, _path in found} == {KEYS[one] for one in ("manager", "worker", "other", "auditor")}
+    paths = {path.removeprefix("/api/v1/") for key, path in found if key == KEYS["worker"]}
     assert {"animals/SD-1", "milk-production/2/history", "milk-production/daily?date=2026-01-27"} < paths
     assert "animals?limit=50&offset=0" in paths
 
@@ -54,7 +60,7 @@ def test_every_key_reads_everything_once(api: Any) -> None:
 def test_an_api_that_fails_is_named(api: Any) -> None:
     api.broken = 503
     with pytest.raises(StackError, match="HTTP 503 while warming"):
-        cache_warmup.warm_up(api.addresses, {"api_key": "a"})
+        cache_warmup.warm_up(api.addresses, {"api_keys": KEYS})
     api.addresses.api_url = "http://127.0.0.1:1"
     with pytest.raises(StackError, match="while warming its cache; see its log"):
-        cache_warmup.warm_up(api.addresses, {"api_key": "a"})
+        cache_warmup.warm_up(api.addresses, {"api_keys": KEYS})
