@@ -1,4 +1,4 @@
-"""What a run says against an index: that nobody scanned it, or that another one serves in its place. Pure."""
+"""What a run says of the indexes of Day 32: how often each was scanned, and what speaks against it. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fixtures.indexes import Index
-from harness.model import IndexDelta
+from harness.model import IndexDelta, ServerDelta
 from harness.units import format_bytes
 
 
@@ -17,6 +17,15 @@ class Finding:
 
     index: str
     text: str
+
+
+def index_rows(servers: ServerDelta, indexes: Sequence[Index]) -> list[tuple[IndexDelta, str]]:
+    """Those of `indexes` that the server has, by table and name, each with its findings as one text."""
+    writes = {f"{one.schema}.{one.table}": one.writes for one in servers.tables if one.writes is not None}
+    found = findings(servers.indexes, indexes, writes)
+    names = {index.name for index in indexes}
+    deltas = sorted((one for one in servers.indexes if one.index in names), key=lambda o: (o.schema, o.table, o.index))
+    return [(delta, "; ".join(one.text for one in found if one.index == delta.index)) for delta in deltas]
 
 
 def findings(

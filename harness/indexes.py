@@ -6,9 +6,8 @@ What each step is, `harness.index_plan` decides from what the server has: a migr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fixtures.indexes import Index, day32
 from harness import index_plan, schema_change
@@ -55,17 +54,6 @@ class Done:
     statement: str
     elapsed_s: float
     attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """Whether the planner takes an index for the query that it was made for; nodes: what the plan reads instead or
-    with it, as "Seq Scan on animal"."""
-
-    index: str
-    query: str
-    used: bool
-    nodes: tuple[str, ...]
 
 
 # --- migration -----------------------------------------------------------------------------------------------------
@@ -191,31 +179,3 @@ def check(dsn: str, indexes: Sequence[Index] | None = None) -> dict[str, tuple[s
             if (schema, name) not in known:
                 found[f"{schema}.{name}"] = ("invalid: its build did not come to its end",)
     return found
-
-
-def use(connection: Connection, index: Index, text: str, parameters: Mapping[str, object]) -> Use:
-    """Plans the query for these parameters, without running it, and looks for the index, or a partition's part of it.
-
-    text: with psycopg's %(name)s, as fixtures/queries has them. Raises StackError.
-    """
-    with faults(f"fixtures/queries/{index.query}.sql"):
-        row = connection.execute(b"EXPLAIN (FORMAT JSON) " + text.encode(), parameters).fetchone()
-        assert row is not None
-        plan = row[0][0]["Plan"]
-        names = {index.name, *(found.name for found in read(connection, index).indexes if found.parent == index.name)}
-    return Use(index.name, index.query, not names.isdisjoint(indexes_in(plan)), scans_in(plan))
-
-
-def indexes_in(plan: Mapping[str, Any]) -> frozenset[str]:
-    """The indexes that a plan of EXPLAIN (FORMAT JSON) names."""
-    return frozenset(node["Index Name"] for node in _nodes(plan) if "Index Name" in node)
-
-
-def scans_in(plan: Mapping[str, Any]) -> tuple[str, ...]:
-    """Each way in which the plan reads a relation, once, as "Seq Scan on animal"."""
-    scans = (f"{node['Node Type']} on {node['Relation Name']}" for node in _nodes(plan) if "Relation Name" in node)
-    return tuple(dict.fromkeys(scans))
-
-
-def _nodes(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [plan, *(node for child in plan.get("Plans", ()) for node in _nodes(child))]

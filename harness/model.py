@@ -292,7 +292,8 @@ class StatementDelta:
 
 @dataclass(frozen=True, slots=True)
 class TableDelta:
-    """One table (a partitioned one: the sum of its partitions). Indexed counters are None without an index."""
+    """One table (a partitioned one: the sum of its partitions). Indexed counters are None without an index. writes:
+    rows inserted, and updated outside HOT, each of which adds an entry to every index; None = not known."""
 
     schema: str
     table: str
@@ -304,6 +305,7 @@ class TableDelta:
     pages: int
     heap_bytes: int
     n_dead_tup: int
+    writes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from fixtures.indexes import day32
 from harness import charts, compare, report_facts, report_plans
+from harness.index_findings import index_rows
 from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
 from harness.report_attribution import attributed
 from harness.report_facts import Sides
@@ -329,6 +331,7 @@ def _render(template: str, *, sides: Sides, **values: Any) -> str:
             herd_facts=report_facts.environment_facts(sides, "herd"),
             attributions=tuple((side, attributed(result)) for side, result in sides),
             tables=_tables(sides),
+            index_tables=[(side, index_rows(r.servers, day32())) for side, r in sides if r.servers],
             small_tables={name for _, r in sides if r.servers for name in seq_scan_shares(r.servers).excluded},
             definitions=_definitions(sides),
             **_plan_values([(side, result.plans) for side, result in sides]),

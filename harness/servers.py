@@ -139,6 +139,7 @@ def _table_deltas(before: Sequence[Row], after: Sequence[Row], counters: _Counte
             pages=int(row["relpages"] if analysed else row["heap_bytes"] // PAGE_BYTES),
             heap_bytes=int(row["heap_bytes"]),
             n_dead_tup=int(row["n_dead_tup"]),
+            writes=count("n_tup_ins") + count("n_tup_upd") - count("n_tup_hot_upd") if "n_tup_ins" in row else None,
         )
 
     owners = _by_owner((row for row in after if row["relkind"] != "p"), "schemaname", "relname")
@@ -176,6 +177,7 @@ def _add_table_counters(a: TableDelta, b: TableDelta) -> TableDelta:
         seq_tup_read=a.seq_tup_read + b.seq_tup_read,
         idx_scan=_sum_present(a.idx_scan, b.idx_scan),
         idx_tup_fetch=_sum_present(a.idx_tup_fetch, b.idx_tup_fetch),
+        writes=_sum_present(a.writes, b.writes),
     )
 
 

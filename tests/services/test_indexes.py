@@ -17,7 +17,6 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from fixtures import queries
 from fixtures.indexes import day32
 from harness import CHECKOUT, indexes, schema_change, seed
 from harness.errors import InputError, StackError
@@ -278,27 +277,7 @@ def test_another_index_of_that_name_is_refused_and_named(dsn, watcher):
     assert "is USING btree (breed)" in wrong(dsn)["idx_farm_animal_status"][0]
 
 
-# --- use -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_planner_takes_an_index_where_it_pays_and_the_check_says_where_not(dsn, watcher):
-    indexes.create(dsn, quiet)
-    watcher.execute(
-        "INSERT INTO inventory.stock_move (product_id, move_date, quantity, direction)"
-        " SELECT 1 + n % 20, timestamp '2025-01-01' + n * interval '1 minute', 1, 'in' FROM generate_series(1, 50000) n"
-    )
-    watcher.execute("ANALYZE")
-    texts = queries.texts()
-    stock = {"product_id": 1, "from_date": "2025-01-01", "until": "2025-01-02", "limit": 10}
-    assert indexes.use(watcher, DAY32["idx_inventory_stock_product"], texts["stock_movement"], stock).used
-    watcher.execute("SET enable_seqscan = off")  # of this small herd: a partition's part counts for the whole
-    one = "SELECT count(*) FROM farm.milk_production WHERE animal_id = %(animal_id)s"
-    assert indexes.use(watcher, DAY32["idx_farm_milk_prod_animal_date"], one, {"animal_id": 1}).used
-    watcher.execute("RESET enable_seqscan")
-    listed = {"status": "active", "breed": None, "section_id": None, "limit": 10, "offset": 0}
-    small = indexes.use(watcher, DAY32["idx_farm_animal_status"], texts["animal_list"], listed)
-    assert not small.used
-    assert any(node.endswith(" on animal") for node in small.nodes)
+# --- the stacks ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("profile", PROFILES)

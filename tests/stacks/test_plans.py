@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from fixtures import herd, queries
+from fixtures.indexes import day32
 from fixtures.queries import critical
 from harness import plan, plans
 from harness.model import Profile, QueryPlan, StackAddresses
@@ -30,24 +31,12 @@ GROWN = {
     "farm.breeding_record": "id animal_id",
     'sales."order"': "id customer_id",
 }
-# What the indexes were made for. Two lead with production_date, and which of them serves a day is as good as a draw.
-SERVED_BY = {
-    "animal search": "farm.idx_farm_animal_fts",
-    "active animals": "farm.idx_farm_animal_active",
-    "animals by metadata": "farm.idx_farm_animal_metadata_gin",
-    "daily milk report": "farm.idx_farm_milk_prod_date",
-    "milk history": "farm.idx_farm_milk_prod_animal_date",
-    "milk trend": "farm.idx_farm_milk_prod_date",
-    "health search": "farm.idx_farm_health_details_gin",
-    "health history": "farm.idx_farm_health_animal_date",
-    "pending of animal": "farm.idx_farm_health_pending",
-    "breeding of animal": "farm.idx_farm_breeding_animal_status",
-    "stock movement": "inventory.idx_inventory_stock_product",
-    "customer orders": "sales.idx_sales_order_customer_date",
-    "open orders": "sales.idx_sales_order_open",
-    "period ledger": "accounting.idx_accounting_entry_period",
-    "sensor search": "iot.idx_iot_sensor_payload_gin",
+# Query -> the index that was made for it. Two lead with production_date, and which of them serves a day is as good as a
+# draw. At ten times the herd so many animals are dry that the primary key finds the first 50 sooner than their index.
+SERVED_BY = {index.query.replace("_", " "): f"{index.schema}.{index.name}" for index in day32()} | {
+    "daily milk report": "farm.idx_farm_milk_prod_date"
 }
+SERVED_AT_255 = "animal list"
 
 Connection = psycopg.Connection[Any]
 
@@ -117,6 +106,7 @@ def test_all_twenty_find_rows_by_indexes_on_day40_and_the_daily_report_touches_o
     reading = {name for name, one in found.items() if one.sequential}
     expected = {"milk history", "health history", "stock movement", "open orders", "sensor search"}
     assert reading >= expected if stack.profile == "day31" else reading == set()
+    assert (SERVED_BY[SERVED_AT_255] in plan.indexes(found[SERVED_AT_255])) == (stack.profile == "day40")
     assert [name for name, one in found.items() if not one.rows] == []
     assert len(plan.planned_partitions(found["daily milk report"])) == 1
 
@@ -126,7 +116,7 @@ def test_at_ten_times_the_herd_every_query_uses_the_index_that_was_made_for_it(g
     found = captured(grown)
     assert plan.planned_partitions(found["daily milk report"]) == (f"{MILK}_2026_q1",)
     assert {name: one.sequential for name, one in found.items() if one.sequential} == {}
-    used = {name: plan.indexes(found[name]) for name in SERVED_BY}
+    used = {name: plan.indexes(found[name]) for name in SERVED_BY.keys() - {SERVED_AT_255}}
     assert {name: one for name, one in used.items() if not any(i.startswith(SERVED_BY[name]) for i in one)} == {}
 
 

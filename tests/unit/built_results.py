@@ -98,6 +98,13 @@ COUNTS = {
     },
 }
 
+# One that a run scans, one that it never does, and one that another begins like.
+DAY32 = (
+    IndexDelta("farm", "animal", "idx_farm_animal_active", 420, 16_384),
+    IndexDelta("farm", "animal", "idx_farm_animal_status", 0, 16_384),
+    IndexDelta("farm", "milk_production", "idx_farm_milk_prod_date", 900, 1_310_720),
+)
+
 
 def latency(count: int, median_ms: float) -> Latency | None:
     """A made-up skewed distribution; percentiles appear with the counts that they need."""
@@ -199,12 +206,12 @@ def servers(profile: Profile) -> ServerDelta:
         ),
         tables=(
             TableDelta(
-                "farm", "milk_production", 4 if tuned else 900, 40_000, 5000, 60_000, 160_000, 2000, 16_384_000, 9
+                "farm", "milk_production", 4 if tuned else 900, 40_000, 5000, 60_000, 160_000, 2000, 16_384_000, 9, 240
             ),
             TableDelta("farm", "animal", 700, 178_500, 900, 900, 255, 9, 73_728, 0),
             TableDelta("sales", "order", 0, 0, None, None, 4000, 60, 491_520, 0),
         ),
-        indexes=(IndexDelta("farm", "animal", "animal_tag_number_key", 1800, 16_384),),
+        indexes=(IndexDelta("farm", "animal", "animal_tag_number_key", 1800, 16_384), *(DAY32 if tuned else ())),
         blks_hit=99_500,
         blks_read=500,
         xact_commit=6600,
