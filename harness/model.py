@@ -438,13 +438,13 @@ class StatementLog:
 
 @dataclass(frozen=True, slots=True)
 class SlowStatement:
-    """The executions of one statement by one login that took the inventory's limit or longer. roles: those under
-    which pg_stat_statements counted the statement meanwhile, such as an endpoint's."""
+    """The executions of one statement by one login that took the inventory's limit or longer. endpoints: those for
+    which pg_stat_statements counted the statement meanwhile."""
 
     user: str
     fingerprint: str
     query: str
-    roles: tuple[str, ...]
+    endpoints: tuple[str, ...]
     count: int
     total_ms: float
     max_ms: float

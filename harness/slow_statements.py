@@ -20,15 +20,15 @@ LIMIT_MS = 100.0
 def inventory(logs: Sequence[StatementLog | None], deltas: Iterable[StatementDelta] = ()) -> SlowStatements | None:
     """Of all runs of a side; None if one has no log, or did not log every statement from 100 ms on.
 
-    The log knows logins only. deltas: what pg_stat_statements counted meanwhile, by the role that each statement ran
-    under.
+    The log knows logins only. deltas: what pg_stat_statements counted meanwhile, by the endpoint that each statement
+    ran for.
     """
     known = [log for log in logs if log is not None and log.always_ms is not None and log.always_ms <= LIMIT_MS]
     if not known or len(known) < len(logs):
         return None
-    roles: dict[str, set[str]] = defaultdict(set)
+    endpoints: dict[str, set[str]] = defaultdict(set)
     for delta in deltas:
-        roles[delta.fingerprint].add(delta.role)
+        endpoints[delta.fingerprint].add(delta.endpoint or f"{delta.role}, no endpoint")
     texts = {shape: text for log in known for shape, text in log.texts.items()}
     plans = {one.fingerprint: one for log in known for one in sorted(log.plans, key=lambda plan: plan.duration_ms)}
     slow: dict[tuple[str, str], list[LoggedStatement]] = defaultdict(list)
@@ -41,7 +41,7 @@ def inventory(logs: Sequence[StatementLog | None], deltas: Iterable[StatementDel
             user=user,
             fingerprint=shape,
             query=texts[shape],
-            roles=tuple(sorted(roles[shape])),
+            endpoints=tuple(sorted(endpoints[shape])),
             count=len(found),
             total_ms=sum(one.duration_ms for one in found),
             max_ms=max(one.duration_ms for one in found),
@@ -62,11 +62,11 @@ def csv_text(slow: SlowStatements) -> str:
     """One row per statement and login, the most total time first."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("user", "roles", "fingerprint", "count", "total_ms", "mean_ms", "max_ms", "query"))
+    writer.writerow(("user", "endpoints", "fingerprint", "count", "total_ms", "mean_ms", "max_ms", "query"))
     writer.writerows(
         (
             row.user,
-            " ".join(row.roles),
+            "; ".join(row.endpoints),
             row.fingerprint,
             row.count,
             round(row.total_ms, 3),

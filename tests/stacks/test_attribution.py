@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import psycopg
@@ -27,9 +26,6 @@ def application(stacks: dict[str, StackAddresses]) -> Iterator[psycopg.Connectio
     """A direct connection to day40 that may take the role of the endpoint."""
     addresses = stacks["day40"]
     with psycopg.connect(addresses.admin_dsn, dbname=addresses.database) as connection:
-        with contextlib.suppress(psycopg.errors.DuplicateObject), connection.transaction():
-            connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role(SLUG, "worker"))))
-        connection.commit()
         yield connection
 
 

@@ -189,7 +189,7 @@ def test_a_pair_of_runs_gives_a_whole_benchmark(stacks: dict[Any, StackAddresses
         assert side.slow is not None
         assert side.slow.logged == query_p95.count
     for run in directory.runs():
-        assert run.slow_queries_path.read_text().startswith("user,roles,fingerprint,count,")
+        assert run.slow_queries_path.read_text().startswith("user,endpoints,fingerprint,count,")
     assert benchmark.day40.servers is not None
     assert benchmark.day40.servers.cache is not None
     assert benchmark.day40.servers.cache.lookups > 0

@@ -239,7 +239,16 @@ def slow(profile: Profile) -> SlowStatements:
     plan = {"Plan": {"Node Type": "Seq Scan", "Relation Name": "health_record", "Filter": "(details @> ?::jsonb)"}}
     health = "SELECT id FROM farm.health_record WHERE details @> $1"
     rows = (
-        SlowStatement("api", statements.fingerprint(health), health, ("api",), 3, 720.4, 301.25, plan),
+        SlowStatement(
+            "api",
+            statements.fingerprint(health),
+            health,
+            ("api GET /api/v1/health-records/search",),
+            3,
+            720.4,
+            301.25,
+            plan,
+        ),
         SlowStatement("odoo", "f00", "SELECT name FROM res_partner WHERE id IN ($1, …)", (), 1, 104.0, 104.0, None),
     )
     return SlowStatements(100.0, 612, 6075.0, rows if profile == "day31" else ())
