@@ -16,7 +16,6 @@ import psycopg
 import psycopg.conninfo
 import psycopg.sql
 
-from harness import cache_warmup
 from harness import seed as seeding
 from harness.errors import InputError, StackError
 from harness.model import StackAddresses
@@ -33,8 +32,8 @@ NOT_RESET = (
 
 
 def stack(addresses: StackAddresses) -> None:
-    """Database from its template, statistics at zero, all WAL archived, every login cached in every Odoo worker, Redis
-    warm.
+    """Database from its template, Redis empty, statistics at zero, all WAL archived, every login cached in every Odoo
+    worker.
 
     Raises StackError when the data does not have the seeded checksum or a service does not recover, InputError when
     the stack may not be reset.
@@ -57,14 +56,12 @@ def stack(addresses: StackAddresses) -> None:
 
 
 def warm(addresses: StackAddresses) -> None:
-    """Every login cached in every Odoo worker, Redis warm, all services healthy; changes no data. Raises StackError."""
+    """Every login cached in every Odoo worker, every service healthy; changes no data. Raises StackError."""
     # its pool replaces the links that a reset cut when it is asked for its health
     _wait_until_healthy("api", addresses.api_url + api.READY_PATH)
     _wait_until_healthy("odoo", addresses.odoo_url + odoo.READY_PATH)
-    secrets = json.loads(Path(addresses.secrets_file).read_text())
-    odoo.warm_up(addresses.odoo_url, addresses.database, addresses.accounts, secrets["odoo"], ODOO_WORKERS)
-    if addresses.redis_url:
-        cache_warmup.warm_up(addresses, secrets)
+    passwords = json.loads(Path(addresses.secrets_file).read_text())["odoo"]
+    odoo.warm_up(addresses.odoo_url, addresses.database, addresses.accounts, passwords, ODOO_WORKERS)
 
 
 def check_may_write(addresses: StackAddresses) -> None:

@@ -192,7 +192,7 @@ def _odoo_config(database_service: str, profile: Profile) -> str:
         gevent_port=_GEVENT_PORT,
         data_dir=_ODOO_DATA,
         postgres_sslmode="verify-full" if root_certificate(profile) else "disable",
-        sessions_in_redis=profile == "day40",
+        sessions_in_redis=database_service == "pgbouncer",
         addons_paths=(_ODOO_CHECKOUT / odoo.ADDONS.relative_to(CHECKOUT),),
     )
 

@@ -20,7 +20,7 @@ import pytest
 from harness import CHECKOUT, cli, reset, stack
 from harness.errors import InputError, StackError
 from harness.model import PROFILES, Account, Profile, StackAddresses
-from harness.services import compose, compose_files, embedded, odoo, pgbouncer, postgres, redis
+from harness.services import compose, compose_files, credentials, embedded, odoo, pgbouncer, postgres, redis
 from harness.services.external import parse
 
 PROGRAMS = Path(sys.executable).parent
@@ -154,7 +154,7 @@ def test_secrets_are_files_that_others_cannot_reach(profile: Profile) -> None:
         assert folder.stat().st_mode & 0o777 == 0o700
     passwords = [line.rsplit(":", 1)[1] for line in (place / "passfile").read_text().split()]
     known = [*passwords, "odoo-password", "odoo-key", "api-key", "redis-password"]
-    assert len(known) == 8
+    assert len(known) == len(credentials.ROLES) + 4
     open_files = [path for path in place.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
     open_files = [path for path in open_files if (path.parent.name, path.suffix) != ("tls", ".crt")]
     assert {path.parent.name for path in open_files} == {profile, "secrets"}
@@ -296,6 +296,7 @@ def embedded_texts(profile: Profile, folder: Path) -> dict[str, str]:
             gevent_port=3,
             data_dir=folder,
             postgres_sslmode="verify-full" if profile == "day40" else "disable",
+            sessions_in_redis=profile == "day40",
         ),
     }
     if profile == "day40":
@@ -316,13 +317,13 @@ def test_every_setting_is_the_embedded_stacks(profile: Profile, tmp_path: Path) 
         assert len(here) > 10, name
         for setting in {*here} - PLACES[name]:
             assert there[setting] == here[setting], f"{name}: {setting}"
-    # Odoo's installation differs from its service by where the database is
+    # Odoo's installation differs from its service by where the database is, and keeps no sessions
     serving, installing = (
         settings((place / "odoo.conf").read_text()),
         settings((place / "odoo-install.conf").read_text()),
     )
     differing = {name for name in serving if serving[name] != installing[name]}
-    assert differing == ({"db_host", "db_port"} if profile == "day40" else set())
+    assert differing == ({"db_host", "db_port", "server_wide_modules"} if profile == "day40" else set())
 
 
 def test_access_rules_are_the_embedded_stacks(profile: Profile) -> None:
@@ -362,7 +363,9 @@ def stacks_environments(tmp_path: Path) -> dict[str, set[str]]:
                 tmp_path, tmp_path, tmp_path, redis_url=url, secrets_file=secrets, root_certificate=secrets
             )
         ),
-        "api.env": set(api.environment(dsn="", passfile=tmp_path, secrets_file=secrets, redis_url=url)),
+        "api.env": set(
+            api.environment(dsn="", passfile=tmp_path, secrets_file=secrets, redis_url=url, accounts=ACCOUNTS)
+        ),
     }
 
 

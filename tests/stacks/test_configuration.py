@@ -19,7 +19,7 @@ import redis
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
-from harness import probe, reset, seed, servers
+from harness import probe, reset, servers
 from harness.model import StackAddresses
 from harness.services import pgbouncer
 
@@ -366,10 +366,3 @@ def test_a_segment_that_cannot_be_archived_counts_as_a_failure_and_is_kept(stack
     change = servers.diff(before, probe.snapshot(stack), {})
     assert change.archive.failures >= 1
     assert (archive / name).stat().st_size == 16 * 1024**2
-
-
-@day40
-def test_the_seed_is_as_it_was(stack: StackAddresses) -> None:
-    """Nothing here leaves a row behind."""
-    with psycopg.connect(stack.postgres_dsn) as connection:
-        assert seed.checksum(connection) == stack.checksum

@@ -22,8 +22,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from fixtures import queries
-from harness import probe, server_metrics, servers, statements
+from fixtures import herd, queries
+from fixtures.queries import critical
+from harness import plans, probe, server_metrics, servers, statements
 from harness.model import StackAddresses
 from harness.services import process
 
@@ -98,11 +99,17 @@ def test_every_named_query_is_found_again(stack: StackAddresses) -> None:
     texts = queries.texts()
     before = probe.snapshot(stack)
     with psycopg.connect(stack.admin_dsn, dbname=stack.database) as connection:
-        for text in texts.values():
-            connection.execute(text, {name: PARAMETERS[name] for name in re.findall(r"%\((\w+)\)s", text)})
+        asked = critical.parameters(herd.inputs())
+        for stem, text in texts.items():
+            given = plans.bound(asked.get(stem, {}))
+            connection.execute(text, {name: given.get(name, PARAMETERS.get(name)) for name in _names(text)})
         connection.rollback()
     change = servers.diff(before, probe.snapshot(stack), statements.named_fingerprints(texts), exclude_roles=())
     assert {one.name for one in change.statements} - {None} == {stem.replace("_", " ") for stem in texts}
+
+
+def _names(text: str) -> set[str]:
+    return set(re.findall(r"%\((\w+)\)s", text))
 
 
 def scans_of_section(stack: StackAddresses) -> int:

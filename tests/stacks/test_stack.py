@@ -21,9 +21,9 @@ import psutil
 import psycopg
 import pytest
 
-from harness import reset, seed, stack
+from harness import reset, seed
 from harness.model import StackAddresses
-from harness.services import pgbouncer, provision
+from harness.services import embedded, pgbouncer, provision
 
 ROOT = Path(__file__).parents[2]
 CLI = [sys.executable, "-m", "harness"]
@@ -243,4 +243,4 @@ def test_odoo_logs_no_error_until_it_serves(stack: StackAddresses, log: str) -> 
 
 
 def test_stack_home_is_what_the_tests_assume(tmp_path: Path) -> None:
-    assert stack.STATE == ROOT / ".dairyperf" / "tests"
+    assert embedded.STATE == ROOT / ".dairyperf" / "tests"

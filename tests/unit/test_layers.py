@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     | {"statement_log", "slow_statements", "index_plan", "index_findings", "plan", "plan_text"}
     | {"charts", "report", "report_headline", "report_facts", "report_attribution", "report_plans", "report_text"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
-    | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance", "plans", "cache_warmup"},
+    | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance", "plans"},
     frozenset({"runner", "benchmark", "locust_plugin"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
