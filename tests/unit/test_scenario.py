@@ -62,7 +62,7 @@ def test_eight_scenarios_are_shipped():
 
 def test_sustained_is_as_specified():
     sustained = scenario.parse(next(p for p in SCENARIOS if p.stem == "sustained").read_text(), "sustained")
-    assert (sustained.users, sustained.duration_s, sustained.think_time_s, sustained.warmup_s) == (50, 300, 1, 10)
+    assert (sustained.users, sustained.duration_s, sustained.think_time_s, sustained.warmup_s) == (50, 300, 1, 120)
     limits = {limit.text: limit.profiles for limit in sustained.thresholds}
     assert limits["p95_ms < 200"] == limits["p95_ms[*] < 200"] == ()
     assert limits["pool_utilisation_pct < 70"] == limits["redis_hit_pct > 85"] == ("day40",)
