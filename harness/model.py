@@ -607,14 +607,61 @@ class RunResult:
     odoo: tuple[OdooUse, ...] | None = None
 
 
+EffectMetric = Literal[
+    "p50_ms", "p95_ms", "throughput_rps", "failure_ratio", "db_ms_per_request", "db_calls_per_request"
+]
+EffectVerdict = Literal["improved", "equivalent", "regressed", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """How day40 differs from day31 in one figure of one endpoint, over pairs of runs made one after the other.
+
+    change: Hodges-Lehmann estimate over the pairs; low, high: its 95 % interval, None = too few pairs. unit "pct":
+    relative to day31, from differences of logarithms; "abs": in the figure's own unit, where a side has zeros. p_value:
+    corrected over all endpoints (Holm), None = no test was possible. floor: the smallest change that counts, in the
+    same unit: the machine's noise floor, but at least 5 % of day31. pairs: those with the figure on both sides.
+    pairs_needed: of an inconclusive one, how many would likely settle it; None = cannot be estimated. note: why there
+    is no change or no test, else empty."""
+
+    change: float | None
+    low: float | None
+    high: float | None
+    unit: Literal["pct", "abs"]
+    p_value: float | None
+    floor: float
+    pairs: int
+    verdict: EffectVerdict
+    pairs_needed: int | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseFloor:
+    """What this machine calls a change when nothing changed: per figure the 97.5th percentile of the absolute effects
+    in percent over all endpoints of an A/A session, pairs of runs of one profile."""
+
+    measured_at: str
+    host: Mapping[str, Any]
+    versions: Mapping[str, str]
+    herd: Mapping[str, Any]
+    profile: Profile
+    scenario: Scenario
+    pairs: int
+    floor_pct: Mapping[EffectMetric, float]
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointComparison:
+    """effects: empty where the pairs were not tested. endpoint: its name, or "all endpoints"."""
+
     endpoint: str
     day31: EndpointStats | None
     day40: EndpointStats | None
     p50_change_pct: float | None
     p95_change_pct: float | None
-    verdict: str
+    verdict: str = ""
+    effects: Mapping[EffectMetric, Effect] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -661,3 +708,5 @@ class Benchmark:
     statements: tuple[StatementComparison, ...]
     missing_in_day40: tuple[str, ...]
     conclusion: str
+    pooled: EndpointComparison | None = None
+    noise_floor: NoiseFloor | None = None
