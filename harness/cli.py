@@ -23,6 +23,8 @@ from harness.errors import HarnessError, InputError
 from harness.model import PROFILES, Profile
 
 if TYPE_CHECKING:
+    from harness.benchmark_plan import Kind
+    from harness.rundir import BenchmarkDir
     from harness.runner import Judged
 
 EXIT_CODES = """exit codes:
@@ -56,8 +58,14 @@ EXAMPLES = {
 """,
     "benchmark": """examples:
   dairyperf benchmark --quick           2 pairs of 60 s: judges the limits
-  dairyperf benchmark                   10 pairs of 30 s
+  dairyperf benchmark                   10 pairs of 30 s, about 25 minutes: what got faster, and how sure that is
   dairyperf benchmark --pairs 1 --duration 20s
+  dairyperf benchmark --resume reports/runs/20261123T221738Z-benchmark    the pairs that an interrupted one lacks
+""",
+    "noise": """examples:
+  dairyperf noise                       10 pairs of 30 s, as long as a benchmark, once for each machine and version
+  dairyperf noise --users 20            for benchmarks with --users 20
+  dairyperf noise --resume reports/runs/20261123T231000Z-noise
 """,
     "plans": """examples:
   dairyperf plans --herd 2550           the 20 most critical queries at 10 times the herd, both profiles
@@ -186,14 +194,21 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=_path, metavar="DIR", help="where runs are kept (default reports/runs)")
     stack_options(run)
 
+    def session_options(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--pairs", type=_positive, help="of runs (default 10)")
+        added.add_argument("--duration", metavar="TIME", help="of each steady state (default 30s)")
+        added.add_argument("--users", type=_positive)
+        added.add_argument("--out", type=_path, metavar="DIR", help="where it is kept (default reports/runs)")
+        added.add_argument("--resume", type=_path, metavar="DIR", help="make the pairs that an interrupted one lacks")
+        stack_options(added)
+
     bench = command("benchmark", "Day 31 against Day 40: both stacks, interleaved runs, verdicts, one report")
     bench.add_argument("--quick", action="store_true", help="2 pairs of 60 s")
-    bench.add_argument("--pairs", type=_positive)
-    bench.add_argument("--duration", metavar="TIME", help="of each steady state")
-    bench.add_argument("--users", type=_positive)
     bench.add_argument("--threshold", action="append", default=[], metavar="T")
-    bench.add_argument("--out", type=_path, metavar="DIR")
-    stack_options(bench)
+    session_options(bench)
+
+    floor = command("noise", "measure what this machine calls a change when nothing changed: pairs of runs of day40")
+    session_options(floor)
 
     plans = command("plans", "plans of the 20 most critical queries, in a PostgreSQL of their own, at any herd")
     plans.add_argument("--profile", choices=[*PROFILES, "both"], default="both")
@@ -359,19 +374,67 @@ def _run(arguments: argparse.Namespace) -> int:
     return _show(runner.judge(run))
 
 
-def _benchmark(arguments: argparse.Namespace) -> int:
-    from harness import benchmark, runner
+_OF_A_PLAN = ("quick", "pairs", "duration", "users", "threshold", "out", "herd", "seed")  # options
 
-    pairs, duration = (2, "60s") if arguments.quick else (10, "30s")
-    scenario = runner.load_scenario(
-        "quick",
-        users=arguments.users,
-        duration=arguments.duration or duration,
-        thresholds=arguments.threshold,
-    )
-    with _stack("day31", arguments), _stack("day40", arguments):
-        directory = benchmark.run(_runs_root(arguments), scenario, arguments.pairs or pairs, _say)
-    return _show(benchmark.judge(directory))
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from harness import benchmark
+    from harness.benchmark_plan import PAIRS
+
+    scenario, pairs = ("quick", 2) if arguments.quick else ("benchmark", PAIRS)
+    return _show(benchmark.judge(_session(arguments, "benchmark", scenario, pairs)))
+
+
+def _noise(arguments: argparse.Namespace) -> int:
+    from harness.benchmark_plan import PAIRS
+
+    arguments.threshold = ()
+    return _show_noise(_session(arguments, "noise", "benchmark", PAIRS))
+
+
+def _session(arguments: argparse.Namespace, kind: Kind, scenario: str, pairs: int) -> BenchmarkDir:
+    """Makes all pairs of runs, or with --resume those that are left."""
+    from harness import benchmark, rundir, runner
+    from harness.benchmark_plan import SIDES
+
+    resumed = None
+    if arguments.resume:
+        given = [n for n in _OF_A_PLAN if getattr(arguments, n, None)]
+        if given:
+            raise InputError(f"--{given[0]}: --resume has it from the plan of {arguments.resume}; leave the option out")
+        resumed = rundir.BenchmarkDir(arguments.resume)
+        herd = next(iter(benchmark.open_plan(resumed, kind).begun.values())).herd
+        arguments.herd, arguments.seed = herd["head"], herd["seed"]
+    else:
+        asked = runner.load_scenario(
+            scenario, users=arguments.users, duration=arguments.duration, thresholds=arguments.threshold
+        )
+    with contextlib.ExitStack() as stacks:
+        for profile in sorted(set(SIDES[kind])):
+            stacks.enter_context(_stack(profile, arguments))
+        directory = resumed or benchmark.begin(_runs_root(arguments), asked, arguments.pairs or pairs, kind)
+        try:
+            benchmark.make(directory, _say)
+        except InputError:
+            raise
+        except BaseException:
+            command = benchmark.resume_command(directory)
+            err.print(f"dairyperf: what was measured is kept; go on where it ended: {command}", style="yellow")
+            raise
+    return directory
+
+
+def _show_noise(directory: BenchmarkDir) -> int:
+    from harness import benchmark
+    from harness.effects import floor_pct
+
+    floor, kept = benchmark.measure_noise(directory, floor_pct)
+    table = Table("figure", "noise floor", title=f"noise of {floor.profile}, {floor.pairs} pairs")
+    for name, pct in floor.floor_pct.items():
+        table.add_row(name, units.format_pct(pct))
+    out.print(table)
+    out.print(f"kept in {kept}, for benchmarks of the same machine, data, versions and load", markup=False)
+    return 0
 
 
 def _plans(arguments: argparse.Namespace) -> int:
@@ -401,8 +464,9 @@ def _report(arguments: argparse.Namespace) -> int:
     codes = []
     for directory in arguments.directories:
         try:
+            session = rundir.BenchmarkDir(directory)
             if rundir.is_benchmark(directory):
-                codes.append(_show(benchmark.judge(rundir.BenchmarkDir(directory))))
+                codes.append(_show_noise(session) if benchmark.is_noise(session) else _show(benchmark.judge(session)))
             else:
                 codes.append(_show(runner.judge(runner.open_run(directory))))
         except HarnessError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from harness.model import RunMeta
@@ -39,6 +39,29 @@ def differences(before: RunMeta, after: RunMeta) -> tuple[Difference, ...]:
     )
 
 
+def of_one_benchmark(before: RunMeta, after: RunMeta) -> tuple[Difference, ...]:
+    """As `differences`, between two runs of one benchmark or what they began with: the same commit made them too, but
+    they may be of two profiles, of which each has services that the other lacks."""
+    commits = (_commit(before), _commit(after))
+    if before.profile != after.profile:
+        shared = before.versions.keys() & after.versions.keys()
+        before, after = (
+            replace(one, profile="day40", versions={name: one.versions[name] for name in shared})
+            for one in (before, after)
+        )
+    return (*differences(before, after), *_differing("versions", *commits))
+
+
+def unlike(runs: Sequence[RunMeta]) -> tuple[str, ...]:
+    """What keeps the runs of a benchmark from being taken together, each with the run's id; empty = nothing."""
+    first_of = {run.profile: run for run in reversed(runs)}
+    return tuple(
+        f"{run.run_id}: {difference}"
+        for run in runs
+        for difference in of_one_benchmark(runs[0] if run is first_of[run.profile] else first_of[run.profile], run)
+    )
+
+
 def _differing(kind: Kind, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
@@ -52,6 +75,10 @@ def _text(value: object) -> str:
 
 def _without_commit(versions: Mapping[str, str]) -> dict[str, str]:
     return {name: version for name, version in versions.items() if name != "dairyperf"}
+
+
+def _commit(meta: RunMeta) -> dict[str, str]:
+    return {name: version for name, version in meta.versions.items() if name == "dairyperf"}
 
 
 def _load(meta: RunMeta) -> dict[str, Any]:

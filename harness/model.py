@@ -693,7 +693,8 @@ class TargetRow:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Day 31 against Day 40. runs: in the order they were made."""
+    """Day 31 against Day 40. runs: in the order they were made. warnings: doubts about the whole; reasons: why it is
+    invalid."""
 
     schema_version: int
     benchmark_id: str
@@ -710,3 +711,5 @@ class Benchmark:
     conclusion: str
     pooled: EndpointComparison | None = None
     noise_floor: NoiseFloor | None = None
+    warnings: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()

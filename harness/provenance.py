@@ -18,35 +18,38 @@ from harness.rundir import RunDir
 
 def begin(run: RunDir, scenario: Scenario, addresses: StackAddresses) -> None:
     """Writes the first run.json, state running, owned by the calling process."""
+    run.write_meta(describe(run.path.name, scenario, addresses))
+
+
+def describe(run_id: str, scenario: Scenario, addresses: StackAddresses) -> RunMeta:
+    """What a run begins with that the calling process makes now."""
     pid, pid_started = rundir.this_process()
     queries = {file.stem: file.read_text() for file in sorted((CHECKOUT / "fixtures/queries").glob("*.sql"))}
-    run.write_meta(
-        RunMeta(
-            schema_version=rundir.SCHEMA_VERSION,
-            run_id=run.path.name,
-            state="running",
-            profile=addresses.profile,
-            scenario=scenario,
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            ended_at=None,
-            host=host(),
-            versions={**addresses.versions, "locust": metadata.version("locust"), **commit()},
-            herd={
-                "head": addresses.herd,
-                "seed": addresses.seed,
-                "as_of": addresses.as_of,
-                # proved by the reset alone
-                "checksum": addresses.checksum if addresses.may_reset else None,
-                "rows": dict(addresses.counts),
-            },
-            phases=None,
-            counts=None,
-            queries=statements.named_fingerprints(queries),
-            warnings=(),
-            reasons=(),
-            pid=pid,
-            pid_started=pid_started,
-        )
+    return RunMeta(
+        schema_version=rundir.SCHEMA_VERSION,
+        run_id=run_id,
+        state="running",
+        profile=addresses.profile,
+        scenario=scenario,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        ended_at=None,
+        host=host(),
+        versions={**addresses.versions, "locust": metadata.version("locust"), **commit()},
+        herd={
+            "head": addresses.herd,
+            "seed": addresses.seed,
+            "as_of": addresses.as_of,
+            # proved by the reset alone
+            "checksum": addresses.checksum if addresses.may_reset else None,
+            "rows": dict(addresses.counts),
+        },
+        phases=None,
+        counts=None,
+        queries=statements.named_fingerprints(queries),
+        warnings=(),
+        reasons=(),
+        pid=pid,
+        pid_started=pid_started,
     )
 
 

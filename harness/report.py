@@ -138,7 +138,7 @@ def render_benchmark(benchmark: Benchmark) -> str:
         sides=(("day31", day31), ("day40", day40)),
         benchmark=benchmark,
         headline=benchmark_headline(benchmark),
-        warnings=_warnings((*benchmark.runs, day31, day40)),
+        warnings=(*benchmark.warnings, *_warnings((*benchmark.runs, day31, day40))),
         statements=benchmark.statements[:TOP_STATEMENTS],
         settings=_differing(day31.settings, day40.settings),
         **_pictures(benchmark.runs or (day31, day40), benchmark.endpoints, benchmark.statements, probes),

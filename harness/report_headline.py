@@ -42,7 +42,8 @@ def run_headline(result: RunResult) -> Headline:
 def benchmark_headline(benchmark: Benchmark) -> Headline:
     """The first screen of a benchmark: whether Day 40 passes, and what it gained over Day 31."""
     day40 = benchmark.day40
-    invalid = tuple(f"{run.meta.run_id}: {reason}" for run in benchmark.runs for reason in _invalid(run))
+    of_runs = tuple(f"{run.meta.run_id}: {reason}" for run in benchmark.runs for reason in _invalid(run))
+    invalid = (*benchmark.reasons, *of_runs)
     aborted = {
         profile: tuple(
             f"{run.meta.run_id}: {text}"

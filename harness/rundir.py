@@ -22,8 +22,9 @@ from typing import Any, Literal, TypeVar, cast
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
+from harness.benchmark_plan import Kind, Plan
 from harness.errors import InputError, StackError
-from harness.model import OUTCOME_OK, Benchmark, Profile, RunMeta, Snapshot, StatementLog, Verdict
+from harness.model import OUTCOME_OK, Benchmark, NoiseFloor, Profile, RunMeta, Snapshot, StatementLog, Verdict
 from harness.odoo_log import OdooRequest
 
 # 1  first version
@@ -49,6 +50,10 @@ _MARKDOWN = "summary.md"
 _REPORT = "report.html"
 _BENCHMARK = "benchmark.json"
 _RUNS = "runs"
+_ASIDE = "aside"
+_PLAN = "plan.json"
+_NOISE_FLOOR = "noise-floor.json"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,17 +320,47 @@ def read_plans(folder: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkDir:
-    """A benchmark's directory: benchmark.json, its report, and its runs as runs/01-day31, runs/02-day40, …"""
+    """A benchmark's directory: plan.json, benchmark.json, its report, its runs as runs/01-day31, runs/02-day40, …, and
+    in aside/ those that were interrupted. That of a noise session has noise-floor.json and no report."""
 
     path: Path
 
-    def new_run(self, profile: Profile) -> RunDir:
-        return RunDir(_new_directory(self.path / _RUNS, f"{len(self.runs()) + 1:02d}-{profile}"))
+    def new_run(self, number: int, profile: Profile) -> RunDir:
+        """number: from 1, its place in the plan."""
+        return RunDir(_new_directory(self.path / _RUNS, f"{number:02d}-{profile}"))
 
-    def runs(self) -> tuple[RunDir, ...]:
-        """In the order they were made."""
+    def runs(self) -> dict[int, RunDir]:
+        """By their numbers, ascending."""
         paths = [path for path in (self.path / _RUNS).glob("[0-9]*-*") if path.is_dir()]
-        return tuple(RunDir(path) for path in sorted(paths, key=lambda path: (len(path.name), path.name)))
+        numbered = {int(path.name.partition("-")[0]): RunDir(path) for path in paths}
+        return dict(sorted(numbered.items()))
+
+    def put_aside(self, run: RunDir) -> Path:
+        """Moves a run that does not count to where it is kept; returns the place."""
+        place = _new_directory(self.path / _ASIDE, run.path.name)
+        run.path.rename(place)
+        return place
+
+    def write_plan(self, plan: Plan) -> None:
+        _write_json(self.path / _PLAN, plan, Plan)
+
+    def read_plan(self) -> Plan | None:
+        """None: it was made before there were plans."""
+        path = self.path / _PLAN
+        return _read_json(path, Plan) if path.exists() else None
+
+    def write_noise_floor(self, floor: NoiseFloor) -> None:
+        write_noise_floor(self.path / _NOISE_FLOOR, floor)
+
+    def read_noise_floor(self) -> NoiseFloor | None:
+        """What effects were judged by, or what the noise session found; None = none was known."""
+        path = self.path / _NOISE_FLOOR
+        return read_noise_floor(path) if path.exists() else None
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the process that makes its runs."""
+        return self.path / _LOCK
 
     def write(self, benchmark: Benchmark) -> None:
         _write_json(self.path / _BENCHMARK, benchmark, Benchmark)
@@ -344,15 +379,24 @@ class BenchmarkDir:
         return self.path / _REPORT
 
 
-def create_benchmark(root: Path, now: datetime) -> BenchmarkDir:
-    """A new directory `<UTC time>-benchmark` under `root`, with a place for its runs."""
-    path = _new_directory(root, f"{_stamp(now)}-benchmark")
+def create_benchmark(root: Path, now: datetime, kind: Kind = "benchmark") -> BenchmarkDir:
+    """A new directory `<UTC time>-<kind>` under `root`, with a place for its runs."""
+    path = _new_directory(root, f"{_stamp(now)}-{kind}")
     (path / _RUNS).mkdir()
     return BenchmarkDir(path)
 
 
 def is_benchmark(path: Path) -> bool:
     return (path / _BENCHMARK).is_file() or (path / _RUNS).is_dir()
+
+
+def write_noise_floor(path: Path, floor: NoiseFloor) -> None:
+    """Raises StackError."""
+    _write_json(path, floor, NoiseFloor)
+
+
+def read_noise_floor(path: Path) -> NoiseFloor:
+    return _read_json(path, NoiseFloor)
 
 
 def _restore_pooled(benchmark: dict[str, Any]) -> None:

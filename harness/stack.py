@@ -64,7 +64,7 @@ def choose(text: str) -> None:
 
 def chosen() -> Stack:
     """Raises InputError when DAIRYPERF_STACK names none."""
-    return _parse(os.environ.get(VARIABLE) or "embedded")
+    return _parse(name())
 
 
 def _parse(text: str) -> Stack:
@@ -113,12 +113,18 @@ def profiles_up() -> tuple[Profile, ...]:
     return tuple(profile for profile in PROFILES if is_up(profile))
 
 
+def name() -> str:
+    """Which stack is chosen, as --stack takes it."""
+    return os.environ.get(VARIABLE) or "embedded"
+
+
 @contextmanager
-def reserved(profile: Profile) -> Iterator[None]:
-    """The stack for one run alone: a second would reset the database under the first. StackError when it is taken."""
-    text = os.environ.get(VARIABLE) or "embedded"
-    kind, _, file = text.partition(":")
-    name = f"{kind}-{hashlib.sha256(file.encode()).hexdigest()[:12]}" if file else kind
+def reserved(profile: Profile, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """The stack for one run alone: a second would reset the database under the first. While another run has it:
+    StackError, or with `waiting` that is called and the run's end waited for."""
+    kind, _, file = name().partition(":")
+    stem = f"{kind}-{hashlib.sha256(file.encode()).hexdigest()[:12]}" if file else kind
+    lock = embedded.STATE / f"{stem}-{profile}.run"
     taken = f"profile {profile}: another run is using this stack; wait for its end"
-    with provision.locked(embedded.STATE / f"{name}-{profile}.run", refusal=taken):
+    with provision.locked(lock, waiting=waiting) if waiting else provision.locked(lock, refusal=taken):
         yield
