@@ -6,7 +6,8 @@ from typing import Any
 import built_results as built
 import pytest
 
-from harness.comparable import differences
+from harness.comparable import differences, unlike
+from harness.model import Profile, RunMeta
 
 META = built.result("day40").meta
 
@@ -38,3 +39,35 @@ def test_limits_and_the_harness_own_commit_do_not() -> None:
     )
 
     assert differences(META, other) == ()
+
+
+def of_profile(profile: Profile, run_id: str, **changes: Any) -> RunMeta:
+    extra = {"pgbouncer": "1.18.0", "redis": "7.0.15"} if profile == "day40" else {}
+    versions = {"postgresql": "16.14", "dairyperf": "cafe", **extra, **changes.pop("versions", {})}
+    return dataclasses.replace(META, profile=profile, run_id=run_id, versions=versions, **changes)
+
+
+def test_runs_of_one_benchmark_are_alike_though_their_profiles_have_other_services() -> None:
+    runs = [of_profile("day31", "1"), of_profile("day40", "2"), of_profile("day40", "3"), of_profile("day31", "4")]
+    assert unlike(runs) == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"host": {**META.host, "cpu_count": 64}}, "3: cpu_count: "),
+        ({"herd": {**META.herd, "seed": 99}}, "3: seed: "),
+        ({"versions": {"redis": "8.0"}}, "3: redis: 7.0.15, then 8.0"),
+        ({"versions": {"dairyperf": "beef-dirty"}}, "3: dairyperf: cafe, then beef-dirty"),
+        ({"scenario": dataclasses.replace(META.scenario, duration_s=5.0)}, "3: duration_s: 60.0, then 5.0"),
+    ],
+)
+def test_a_run_from_elsewhere_is_named(changed: dict[str, Any], text: str) -> None:
+    runs = [of_profile("day31", "1"), of_profile("day40", "2"), of_profile("day40", "3", **changed)]
+    (found,) = unlike(runs)
+    assert found.startswith(text)
+
+
+def test_the_two_sides_are_held_against_each_other_too() -> None:
+    (found,) = unlike([of_profile("day31", "1"), of_profile("day40", "2", versions={"postgresql": "17"})])
+    assert found == "2: postgresql: 16.14, then 17"

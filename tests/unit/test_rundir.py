@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import rundir, scenario, summary, threshold
+from harness import benchmark_plan, rundir, scenario, summary, threshold
+from harness.benchmark_plan import Plan
 from harness.errors import InputError, StackError
 from harness.model import (
     Benchmark,
     Estimate,
     LoggedPlan,
     LoggedStatement,
+    NoiseFloor,
     Phases,
     RunMeta,
     RunResult,
@@ -266,11 +268,40 @@ def test_sample_files_come_by_name(run):
 def test_runs_of_a_benchmark_keep_their_order(tmp_path):
     benchmark = rundir.create_benchmark(tmp_path, NOW)
     profiles = ["day31", "day40", "day40", "day31"] * 26
-    made = [benchmark.new_run(profile) for profile in profiles]
+    made = [benchmark.new_run(number, profile) for number, profile in enumerate(profiles, 1)]
     assert [run.path.name for run in made[:3]] == ["01-day31", "02-day40", "03-day40"]
-    assert list(benchmark.runs()) == made
+    assert list(benchmark.runs().items()) == list(enumerate(made, 1))
     assert rundir.is_benchmark(benchmark.path)
     assert not rundir.is_benchmark(made[0].path)
+
+
+def test_a_run_put_aside_is_kept_and_makes_room(tmp_path):
+    benchmark = rundir.create_benchmark(tmp_path, NOW)
+    for name in ("02-day40", "02-day40-2"):
+        run = benchmark.new_run(2, "day40")
+        run.write_meta(make_meta())
+        place = benchmark.put_aside(run)
+        assert place == benchmark.path / "aside" / name
+        assert RunDir(place).read_meta() == make_meta()
+    assert benchmark.runs() == {}
+
+
+def test_a_plan_and_a_noise_floor_survive(tmp_path):
+    benchmark = rundir.create_benchmark(tmp_path, NOW, "noise")
+    assert benchmark.path.name == "20260203T101112Z-noise"
+    assert benchmark.read_plan() is None
+    assert benchmark.read_noise_floor() is None
+    meta = make_meta()
+    plan = Plan(
+        rundir.SCHEMA_VERSION, "noise", "embedded", benchmark_plan.order(3, ("day40", "day40")), {"day40": meta}
+    )
+    floor = NoiseFloor(
+        "t", meta.host, meta.versions, meta.herd, "day40", meta.scenario, 3, {"p50_ms": 2.5, "throughput_rps": 1.0}
+    )
+    benchmark.write_plan(plan)
+    benchmark.write_noise_floor(floor)
+    assert benchmark.read_plan() == plan
+    assert benchmark.read_noise_floor() == floor
 
 
 def make_benchmark() -> Benchmark:
