@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import compare, report, reset, rundir, runner, server_csv, stack
+from harness import compare, effect_text, effects, report, reset, rundir, runner, server_csv, stack
 from harness.errors import InputError
-from harness.model import PROFILES, Benchmark, Profile, RunResult, Scenario
+from harness.model import PROFILES, Benchmark, NoiseFloor, Profile, RunResult, Scenario
 from harness.rundir import BenchmarkDir
 from harness.runner import Evidence, Judged
 
@@ -34,8 +34,9 @@ def run(root: Path, asked: Scenario, pairs: int, say: Callable[[str], None]) -> 
     return directory
 
 
-def judge(directory: BenchmarkDir) -> Judged:
-    """Judges every run and both sides from their files, compares the sides, writes the report.
+def judge(directory: BenchmarkDir, noise_floor: NoiseFloor | None = None) -> Judged:
+    """Judges every run and both sides from their files, compares the sides, writes the report. noise_floor: None = none
+    was measured on this machine.
 
     The exit code is day40's verdicts and the validity of all runs. InputError unless both sides have runs.
     """
@@ -50,6 +51,10 @@ def judge(directory: BenchmarkDir) -> Judged:
         table = server_csv.pg_stats_csv([(one.before, one.after) for one in of_side])
         rundir.write_atomic(directory.path / f"{profile}_pg_stats.csv", table)
     pairs = min(len(of_side) for of_side in sides.values())
+    paired = effects.paired(results)
+    found = effects.effects(paired.pairs, noise_floor)
+    endpoints = compare.endpoints(day31.summary, day40.summary, found)
+    pooled = compare.pooled(day31.summary, day40.summary, found)
     assert day31.servers is not None
     assert day40.servers is not None
     benchmark = Benchmark(
@@ -62,29 +67,19 @@ def judge(directory: BenchmarkDir) -> Judged:
         day31=day31,
         day40=day40,
         targets=compare.targets(day31, day40),
-        endpoints=compare.endpoints(day31.summary, day40.summary, pairs),
+        endpoints=endpoints,
         statements=compare.statements(
             day31.servers, day40.servers, _requests(sides["day31"]), _requests(sides["day40"])
         ),
         missing_in_day40=MISSING_IN_DAY40,
-        conclusion=conclusion(pairs),
+        conclusion=effect_text.conclusion(endpoints, pooled, paired, noise_floor),
+        pooled=pooled,
+        noise_floor=noise_floor,
     )
     directory.write(benchmark)
     directory.write_report(report.render_benchmark(benchmark))
     reasons = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)
     return runner.judged(f"{directory.path.name}, day40", day40, reasons, directory.report_path)
-
-
-def conclusion(pairs: int) -> str:
-    if pairs < compare.PAIRS_NEEDED:
-        return (
-            f"Limits are judged. Whether Day 40 is faster than Day 31 cannot be said from {pairs} "
-            f"pair{'s' if pairs > 1 else ''} of runs: {compare.PAIRS_NEEDED} are needed. Differences below are what "
-            "these runs showed, not effects."
-        )
-    return (
-        "Limits are judged. Effects with intervals and a noise floor are not computed yet: differences are descriptive."
-    )
 
 
 def _side(runs: Sequence[Evidence]) -> RunResult:
