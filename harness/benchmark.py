@@ -13,6 +13,8 @@ from harness import (
     benchmark_plan,
     comparable,
     compare,
+    effect_text,
+    effects,
     load,
     noise,
     provenance,
@@ -25,7 +27,7 @@ from harness import (
 )
 from harness.benchmark_plan import Kind, Made, Plan
 from harness.errors import InputError, RunInvalid
-from harness.model import PROFILES, Benchmark, EffectMetric, NoiseFloor, Profile, RunMeta, RunResult, Scenario
+from harness.model import PROFILES, Benchmark, NoiseFloor, Profile, RunMeta, RunResult, Scenario
 from harness.rundir import BenchmarkDir, RunDir
 from harness.runner import Evidence, Judged
 from harness.services import provision
@@ -37,8 +39,6 @@ MISSING_IN_DAY40 = ("WAL archiving drills: RPO, RTO and failover are not measure
 # plans. Measured with 255 head on 2 cores.
 OUTSIDE_LOAD_S = 20.0
 UNLIKE_SHOWN = 6
-
-Pairs = Sequence[tuple[RunResult, RunResult]]
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------
@@ -222,9 +222,13 @@ def judge(directory: BenchmarkDir) -> Judged:
         table = server_csv.pg_stats_csv([(one.before, one.after) for one in of_side])
         rundir.write_atomic(directory.path / f"{profile}_pg_stats.csv", table)
     pairs = len(counted.pairs)
+    noise_floor, doubts = _floor_of(directory, day40.meta, pairs)
+    paired = effects.paired(results.values())
+    found = effects.effects(paired.pairs, noise_floor)
+    endpoints = compare.endpoints(day31.summary, day40.summary, found)
+    pooled = compare.pooled(day31.summary, day40.summary, found)
     assert day31.servers is not None
     assert day40.servers is not None
-    noise_floor, doubts = _floor_of(directory, day40.meta, pairs)
     benchmark = Benchmark(
         schema_version=rundir.SCHEMA_VERSION,
         benchmark_id=directory.path.name,
@@ -235,12 +239,13 @@ def judge(directory: BenchmarkDir) -> Judged:
         day31=day31,
         day40=day40,
         targets=compare.targets(day31, day40),
-        endpoints=compare.endpoints(day31.summary, day40.summary, pairs),
+        endpoints=endpoints,
         statements=compare.statements(
             day31.servers, day40.servers, _requests(sides["day31"]), _requests(sides["day40"])
         ),
         missing_in_day40=MISSING_IN_DAY40,
-        conclusion=conclusion(pairs),
+        conclusion=effect_text.conclusion(endpoints, pooled, paired, noise_floor),
+        pooled=pooled,
         noise_floor=noise_floor,
         warnings=doubts,
         reasons=counted.reasons,
@@ -249,12 +254,6 @@ def judge(directory: BenchmarkDir) -> Judged:
     directory.write_report(report.render_benchmark(benchmark))
     of_runs = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)
     return runner.judged(f"{directory.path.name}, day40", day40, (*counted.reasons, *of_runs), directory.report_path)
-
-
-def paired(pairs: Sequence[int], results: Mapping[int, RunResult]) -> Pairs:
-    """(side A's run, side B's run) of each pair, in order."""
-    numbered = [benchmark_plan.sides(pair) for pair in pairs]
-    return [(results[first], results[second]) for first, second in numbered]
 
 
 def _floor_of(directory: BenchmarkDir, like: RunMeta, pairs: int) -> tuple[NoiseFloor | None, tuple[str, ...]]:
@@ -269,18 +268,6 @@ def _floor_of(directory: BenchmarkDir, like: RunMeta, pairs: int) -> tuple[Noise
         return floor, ()
     why = noise.why_none(home, like)
     return None, (f"Noise floor: {why}; effects are held against the least that counts anywhere. {noise.REMEDY}.",)
-
-
-def conclusion(pairs: int) -> str:
-    if pairs < compare.PAIRS_NEEDED:
-        return (
-            f"Limits are judged. Whether Day 40 is faster than Day 31 cannot be said from {pairs} "
-            f"pair{'s' if pairs > 1 else ''} of runs: {compare.PAIRS_NEEDED} are needed. Differences below are what "
-            "these runs showed, not effects."
-        )
-    return (
-        "Limits are judged. Effects with intervals and a noise floor are not computed yet: differences are descriptive."
-    )
 
 
 def _side(runs: Sequence[Evidence]) -> RunResult:
@@ -298,10 +285,8 @@ def _requests(runs: Sequence[Evidence]) -> int:
 # --- noise ---------------------------------------------------------------------------------------------------------
 
 
-def measure_noise(
-    directory: BenchmarkDir, floor_pct: Callable[[Pairs], Mapping[EffectMetric, float]]
-) -> tuple[NoiseFloor, Path]:
-    """What a complete noise session found, and the file where this machine now keeps it. floor_pct: of `effects`.
+def measure_noise(directory: BenchmarkDir) -> tuple[NoiseFloor, Path]:
+    """What a complete noise session found, and the file where this machine now keeps it.
 
     InputError when pairs are missing, RunInvalid when a run is invalid or no figure has enough data.
     """
@@ -313,6 +298,7 @@ def measure_noise(
     if found := [f"{one.meta.run_id}: {reason}" for one in results.values() for reason in one.meta.reasons]:
         raise RunInvalid(f"{directory.path}: {_first_few(found)}; measure the noise again")
     last = list(results.values())[-1].meta
+    pairs = [(results[a], results[b]) for a, b in map(benchmark_plan.sides, counted.pairs)]
     floor = NoiseFloor(
         measured_at=last.ended_at or last.started_at,
         host=last.host,
@@ -320,8 +306,8 @@ def measure_noise(
         herd=last.herd,
         profile=last.profile,
         scenario=last.scenario,
-        pairs=len(counted.pairs),
-        floor_pct=floor_pct(paired(counted.pairs, results)),
+        pairs=len(pairs),
+        floor_pct=effects.floor_pct(pairs),
     )
     if not floor.floor_pct:
         raise RunInvalid(

@@ -426,9 +426,8 @@ def _session(arguments: argparse.Namespace, kind: Kind, scenario: str, pairs: in
 
 def _show_noise(directory: BenchmarkDir) -> int:
     from harness import benchmark
-    from harness.effects import floor_pct
 
-    floor, kept = benchmark.measure_noise(directory, floor_pct)
+    floor, kept = benchmark.measure_noise(directory)
     table = Table("figure", "noise floor", title=f"noise of {floor.profile}, {floor.pairs} pairs")
     for name, pct in floor.floor_pct.items():
         table.add_row(name, units.format_pct(pct))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.effects import ALL_ENDPOINTS, Effects
 from harness.model import (
     EndpointComparison,
     EndpointStats,
@@ -30,8 +31,6 @@ from harness.statements import over_endpoints
 from harness.threshold import METRICS, holds, parse
 from harness.units import format_pct
 
-# With fewer pairs no effect survives Holm's correction over 20 endpoints: 2 / 2^9 * 20 > 0.05 >= 2 / 2^10 * 20.
-PAIRS_NEEDED = 10
 # The load that the specification's limits are written for (§1.2: 50 virtual users, 5 minutes).
 TARGET_USERS = 50
 TARGET_DURATION_S = 300.0
@@ -68,20 +67,31 @@ class TimeChange:
 # --- Day 31 against Day 40 -----------------------------------------------------------------------------------------
 
 
-def endpoints(day31: Summary, day40: Summary, pairs: int) -> tuple[EndpointComparison, ...]:
-    """Every endpoint of either day by name, with the change of p50 and p95 in percent (negative = faster)."""
+def endpoints(day31: Summary, day40: Summary, effects: Effects) -> tuple[EndpointComparison, ...]:
+    """Every endpoint of either day by name, with the change of p50 and p95 in percent (negative = faster), which is
+    what these runs showed, and its effects, which is what can be said."""
     before = {stats.endpoint: stats for stats in day31.endpoints if stats.endpoint is not None}
     after = {stats.endpoint: stats for stats in day40.endpoints if stats.endpoint is not None}
     return tuple(
-        EndpointComparison(
-            endpoint=name,
-            day31=before.get(name),
-            day40=after.get(name),
-            p50_change_pct=_change_pct(_percentile(before.get(name), "p50_ms"), _percentile(after.get(name), "p50_ms")),
-            p95_change_pct=_change_pct(_percentile(before.get(name), "p95_ms"), _percentile(after.get(name), "p95_ms")),
-            verdict=_verdict(name in before, name in after, pairs),
-        )
-        for name in sorted(before.keys() | after.keys())
+        _comparison(name, before.get(name), after.get(name), effects) for name in sorted(before.keys() | after.keys())
+    )
+
+
+def pooled(day31: Summary, day40: Summary, effects: Effects) -> EndpointComparison:
+    """All endpoints together, in the shape of one."""
+    return _comparison(ALL_ENDPOINTS, day31.pooled, day40.pooled, effects)
+
+
+def _comparison(
+    name: str, before: EndpointStats | None, after: EndpointStats | None, effects: Effects
+) -> EndpointComparison:
+    return EndpointComparison(
+        endpoint=name,
+        day31=before,
+        day40=after,
+        p50_change_pct=_change_pct(_percentile(before, "p50_ms"), _percentile(after, "p50_ms")),
+        p95_change_pct=_change_pct(_percentile(before, "p95_ms"), _percentile(after, "p95_ms")),
+        effects=effects.get(name, {}),
     )
 
 
@@ -113,14 +123,6 @@ def statement_label(row: StatementComparison | StatementPlan, chars: int) -> str
     """A statement's name, else the start of its text without the column list (which says least); `chars` at most."""
     text = row.name or re.sub(r"^SELECT\s.*?\sFROM\s", "SELECT … FROM ", " ".join(row.query.split()))
     return text if len(text) <= chars else f"{text[: chars - 1]}…"
-
-
-def _verdict(on_day31: bool, on_day40: bool, pairs: int) -> str:
-    if not on_day31 or not on_day40:
-        return f"cannot say (not called on {'day40' if on_day31 else 'day31'})"
-    if pairs < PAIRS_NEEDED:
-        return f"cannot say ({pairs} pair{'' if pairs == 1 else 's'}; {PAIRS_NEEDED} are needed)"
-    return "cannot say (no paired test was made)"
 
 
 def _percentile(stats: EndpointStats | None, name: Literal["p50_ms", "p95_ms"]) -> Estimate | None:

@@ -620,9 +620,9 @@ class Effect:
     change: Hodges-Lehmann estimate over the pairs; low, high: its 95 % interval, None = too few pairs. unit "pct":
     relative to day31, from differences of logarithms; "abs": in the figure's own unit, where a side has zeros. p_value:
     corrected over all endpoints (Holm), None = no test was possible. floor: the smallest change that counts, in the
-    same unit: the machine's noise floor, but at least 5 % of day31. pairs: those with the figure on both sides.
-    pairs_needed: of an inconclusive one, how many would likely settle it; None = cannot be estimated. note: why there
-    is no change or no test, else empty."""
+    same unit: the machine's noise floor, but at least 5 % of day31, and of failures 0.001. pairs: those with the figure
+    on both sides. pairs_needed: of an inconclusive one, how many would likely settle it; None = cannot be estimated.
+    note: why there is no change or no test, how many pairs lack the figure, what else it covers; else empty."""
 
     change: float | None
     low: float | None
@@ -660,7 +660,6 @@ class EndpointComparison:
     day40: EndpointStats | None
     p50_change_pct: float | None
     p95_change_pct: float | None
-    verdict: str = ""
     effects: Mapping[EffectMetric, Effect] = field(default_factory=dict)
 
 

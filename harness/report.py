@@ -112,7 +112,6 @@ def render_run(result: RunResult) -> str:
             day40=stats if profile == "day40" else None,
             p50_change_pct=None,
             p95_change_pct=None,
-            verdict="",
         )
         for stats in result.summary.endpoints
     )

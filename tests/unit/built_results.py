@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import built_plans
 
-from harness import compare, server_metrics, statements
+from harness import compare, effects, server_metrics, statements
 from harness.model import (
     ArchiveDelta,
     ArrivalStats,
@@ -347,6 +347,7 @@ def without_data(profile: Profile) -> RunResult:
 
 def benchmark(day31: RunResult, day40: RunResult, runs: Sequence[RunResult] = (), pairs: int = 2) -> Benchmark:
     known = day31.servers is not None and day40.servers is not None
+    found = effects.effects(effects.paired(runs).pairs, None)
     return Benchmark(
         schema_version=1,
         benchmark_id="20260203T100000Z-quick",
@@ -357,10 +358,11 @@ def benchmark(day31: RunResult, day40: RunResult, runs: Sequence[RunResult] = ()
         day31=day31,
         day40=day40,
         targets=compare.targets(day31, day40),
-        endpoints=compare.endpoints(day31.summary, day40.summary, pairs),
+        endpoints=compare.endpoints(day31.summary, day40.summary, found),
         statements=compare.statements(day31.servers, day40.servers, 3315, 3315) if known else (),
         missing_in_day40=("Odoo result cache: queries of Odoo are not cached yet",),
         conclusion="With 2 pairs no effect can be told from noise.",
+        pooled=compare.pooled(day31.summary, day40.summary, found),
     )
 
 

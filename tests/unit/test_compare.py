@@ -9,35 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import compare
+from harness import compare, effects
 from harness.model import Estimate, RunResult, StatementComparison
 
 
 def test_every_endpoint_of_either_day_is_compared_by_name():
     day31, day40 = built.summary(1.0), built.summary(0.5)
     day40 = replace(day40, endpoints=(*day40.endpoints[1:], built.endpoint("api GET /new", 100, 0, 5.0)))
-    rows = {row.endpoint: row for row in compare.endpoints(day31, day40, pairs=2)}
+    rows = {row.endpoint: row for row in compare.endpoints(day31, day40, {})}
     assert list(rows) == sorted(rows)
     assert rows[built.DAILY].p50_change_pct == pytest.approx(-50)
     assert rows[built.DAILY].p95_change_pct == pytest.approx(-50)
     assert rows[built.CREATE].p95_change_pct is None  # 15 requests have no p95
     assert rows["api GET /new"].day31 is None
-    assert rows["api GET /new"].verdict == "cannot say (not called on day31)"
     assert rows[built.TAG].day40 is None
-    assert rows[built.TAG].verdict == "cannot say (not called on day40)"
 
 
-@pytest.mark.parametrize(
-    ("pairs", "verdict"),
-    [
-        (1, "cannot say (1 pair; 10 are needed)"),
-        (9, "cannot say (9 pairs; 10 are needed)"),
-        (10, "cannot say (no paired test was made)"),
-    ],
-)
-def test_no_effect_is_claimed_without_a_paired_test(pairs, verdict):
-    rows = compare.endpoints(built.summary(1.0), built.summary(0.1), pairs)
-    assert {row.verdict for row in rows} == {verdict}
+def test_effects_stand_beside_their_endpoint():
+    pairs = [(built.result("day31", number), built.result("day40", number)) for number in range(1, 3)]
+    found = effects.effects(pairs, None)
+    rows = compare.endpoints(built.summary(1.0), built.summary(0.55), found)
+    assert {row.endpoint: row.effects for row in rows} == {row.endpoint: found[row.endpoint] for row in rows}
+    together = compare.pooled(built.summary(1.0), built.summary(0.55), found)
+    assert together.effects == found[effects.ALL_ENDPOINTS]
+    assert together.p95_change_pct == pytest.approx(-45)
 
 
 def test_statements_join_on_role_and_fingerprint_by_total_time():

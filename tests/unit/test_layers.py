@@ -14,7 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "units"}),
     frozenset({"scenario", "arrivals", "threshold", "summary", "compare", "comparable", "verdict_text"})
     | {"benchmark_plan"}
-    | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
+    | {"effects", "effect_text", "wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "attribution", "odoo_log", "servers", "server_metrics", "server_csv", "wal_archive"}
     | {"statement_log", "slow_statements", "index_plan", "index_findings", "plan", "plan_text"}
     | {"charts", "report", "report_headline", "report_facts", "report_attribution", "report_plans", "report_text"},

@@ -55,8 +55,8 @@ def test_shipped_scenarios(path):
     assert scenario.from_json(json.loads(json.dumps(scenario.to_json(parsed)))) == parsed
 
 
-def test_eight_scenarios_are_shipped():
-    names = ["dashboard", "json2", "k6_stages", "login_storm", "open", "quick", "steps", "sustained"]
+def test_nine_scenarios_are_shipped():
+    names = ["benchmark", "dashboard", "json2", "k6_stages", "login_storm", "open", "quick", "steps", "sustained"]
     assert [path.stem for path in SCENARIOS] == names
 
 
