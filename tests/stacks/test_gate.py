@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,25 +160,68 @@ def test_plain_locust_holds_the_same_gate(
     assert only_run(tmp_path / "runs").missing_parts() == []
 
 
-def test_a_pair_of_runs_gives_a_whole_benchmark(stacks: dict[Any, StackAddresses], tmp_path: Path) -> None:
+def interrupted(arguments: list[str], directory: Path, errors: Path, sent: signal.Signals) -> int:
+    """Runs the command until its newest run has samples, then sends the signal; returns its exit code. None of its
+    processes is left."""
+    with (
+        errors.open("w") as kept,
+        subprocess.Popen([*CLI, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=kept) as harness,
+    ):
+        wait_for(lambda: any(any(RunDir(path).sample_blobs()) for path in directory.glob("*/runs/*")), 180)
+        children = psutil.Process(harness.pid).children(recursive=True)
+        assert len(children) >= 2  # Locust and its observer
+        harness.send_signal(sent)
+        code = harness.wait(60)
+    assert psutil.wait_procs(children, timeout=15)[1] == []
+    return code
+
+
+@pytest.fixture
+def begun(stacks: dict[Any, StackAddresses], tmp_path: Path) -> BenchmarkDir:
+    """A benchmark of one pair whose first run was interrupted twice, by Ctrl-C and by `kill -9`."""
+    errors, out = tmp_path / "errors", tmp_path / "runs"
+    arguments = ["benchmark", "--pairs", "1", "--duration", "20s", "--out", str(out)]
+    assert interrupted(arguments, out, errors, signal.SIGINT) == 130
+    (path,) = out.iterdir()
+    assert f"go on where it ended: ./dairyperf benchmark --resume {path}\n" in errors.read_text()
+    directory = BenchmarkDir(path)
+    directory.put_aside(directory.runs()[1])  # as the next one does; what is waited for are its own samples
+    assert interrupted(["benchmark", "--resume", str(path)], out, errors, signal.SIGKILL) == -signal.SIGKILL
+    assert [run.path.name for run in directory.runs().values()] == ["01-day31"]
+    refused = dairyperf("report", path)
+    assert refused.returncode == 2
+    assert "no pair of runs is complete; go on with ./dairyperf benchmark --resume" in refused.stderr
+    return directory
+
+
+def test_a_benchmark_that_was_interrupted_is_resumed_and_whole(
+    begun: BenchmarkDir, stacks: dict[Any, StackAddresses]
+) -> None:
+    path = begun.path
+    refused = dairyperf("benchmark", "--resume", path, "--pairs", "3")
+    assert refused.returncode == 2
+    assert "--pairs: --resume has it from the plan" in refused.stderr
     logs = [Path(addresses.log_dir) / "odoo.log" for addresses in stacks.values()]
     lengths = [log.stat().st_size for log in logs]
-    done = dairyperf("benchmark", "--pairs", "1", "--duration", "20s", "--out", tmp_path)
+    done = dairyperf("benchmark", "--resume", path)
     assert done.returncode in (0, 1), done.stdout + done.stderr  # the limits are this machine's affair
+    assert "pairs left: 1 of 1, 2 runs of 20 s" in done.stderr
+    assert f"01-day31: it is not complete; kept in {path}/aside/01-day31-2, not counted" in done.stderr
+    for aside in ("01-day31", "01-day31-2"):
+        assert any(RunDir(path / "aside" / aside).sample_blobs())
     for log, length in zip(logs, lengths, strict=True):
         under_load = log.read_bytes()[length:].decode()
         assert not re.findall(r"^.* (?:ERROR|CRITICAL) .*$|^Traceback.*$", under_load, re.MULTILINE)
-    (path,) = tmp_path.iterdir()
-    directory = BenchmarkDir(path)
-    assert [run.path.name for run in directory.runs()] == ["01-day31", "02-day40"]
-    for run in directory.runs():
+    runs = begun.runs().values()
+    assert [run.path.name for run in runs] == ["01-day31", "02-day40"]
+    for run in runs:
         assert run.missing_parts() == []
         plans = plan.read(run.read_plans() or {})
         assert len(plans.critical) == 20
         assert plans.missing == {}
         assert sum(one.plan is not None for one in plans.statements) >= 5
         assert len(list(run.plans_path.glob("*.txt"))) == 20
-    benchmark = directory.read()
+    benchmark = begun.read()
     assert len(benchmark.targets) == 7
     assert [row.metric for row in benchmark.targets if row.actual is None] == []
     assert "cannot be said" in benchmark.conclusion
@@ -188,7 +232,7 @@ def test_a_pair_of_runs_gives_a_whole_benchmark(stacks: dict[Any, StackAddresses
         assert query_p95.low <= query_p95.value
         assert side.slow is not None
         assert side.slow.logged == query_p95.count
-    for run in directory.runs():
+    for run in runs:
         assert run.slow_queries_path.read_text().startswith("user,endpoints,fingerprint,count,")
     assert benchmark.day40.servers is not None
     assert benchmark.day40.servers.cache is not None
@@ -213,6 +257,15 @@ def test_a_pair_of_runs_gives_a_whole_benchmark(stacks: dict[Any, StackAddresses
     page = (path / "report.html").read_text()
     assert not re.search(r"(?:src|href)=[\"']https?:", page)
     assert "0 of 20 read a large table sequentially" in page
+    refused = dairyperf("benchmark", "--resume", path)
+    assert refused.returncode == 2
+    assert "complete, all 1 pairs are made" in refused.stderr
+    second = begun.runs()[2]
+    elsewhere = second.read_meta()
+    second.write_meta(replace(elsewhere, host={**elsewhere.host, "cpu_count": 640}))
+    refused = dairyperf("report", path)
+    assert refused.returncode == 4
+    assert re.search(r"02-day40: cpu_count: \d+, then 640", refused.stderr)
 
 
 def test_killed_in_the_middle(stacks: dict[Any, StackAddresses], scenario: Path, tmp_path: Path) -> None:
