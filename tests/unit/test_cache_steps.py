@@ -33,6 +33,8 @@ class FakeRedis:
 
     def __init__(self) -> None:
         self.data: dict[str, Any] = {}
+        self.left_ms: dict[str, int] = {}
+        self.heard: list[tuple[Any, ...]] = []
         self.fault = ""
         self.calls = 0
 
@@ -53,6 +55,11 @@ class FakeRedis:
                 return self.data[key][name]
             case "DEL":
                 return self.data.pop(arguments[0], None) is not None
+            case "PTTL":
+                return self.left_ms.get(arguments[0], 1000 * keys.TTL_S)
+            case "PUBLISH":
+                self.heard.append(arguments)
+                return 0
             case "PING":
                 return True
         raise AssertionError(name)
