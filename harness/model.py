@@ -253,8 +253,8 @@ class Snapshot:
     postgres: {"version", "settings": {name: value}, "extension_version", "statements": [row], "info": row,
     "tables": [row], "indexes": [row], "database": row, "wal", "bgwriter", "archiver": row, "io": [row]}
     pgbouncer: {"version", "stats": [row], "pools": [row], "databases": [row], "config": [row]}
-    redis: {"info": {...}, "result_caches": {service: {"lookups" | "misses" | "errors": n}}, of services of several
-    processes, which count in Redis}   api: {counter name: value} of its /metrics
+    redis: {"info": {...}, "result_caches": {service: {"lookups" | "misses" | "waited" | "errors": n}}, of services of
+    several processes, which count in Redis}   api: {counter name: value} of its /metrics
     processes: {service: {cpu_s, rss_bytes, ...}}
     """
 
@@ -333,11 +333,15 @@ class PoolDelta:
 
 @dataclass(frozen=True, slots=True)
 class ResultCacheDelta:
-    """The result cache as one service used it, all its processes together."""
+    """The result cache as one service used it, all its processes together. waited: those of the hits that waited for
+    somebody else's computation. refreshes: results computed before anybody asked for them, no look-ups; None = the run
+    is older than this count."""
 
     hits: int
     lookups: int
     errors: int
+    waited: int | None = None
+    refreshes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,8 +108,22 @@ def cache_facts(sides: Sides) -> tuple[Fact, ...]:
     caches = [result.servers.cache for _, result in sides if result.servers and result.servers.cache]
     services = dict.fromkeys(service for cache in caches for service in cache.by_service)
 
+    def at_once(cache: CacheDelta) -> str:
+        waited = [one.waited for one in cache.by_service.values()]
+        if None in waited or not cache.lookups:
+            return NO_DATA
+        without = cache.hits - sum(filter(None, waited))
+        return f"{format_pct(100 * without / cache.lookups)} of {cache.lookups:,} look-ups"
+
+    def refreshes(cache: CacheDelta) -> str:
+        counts = [one.refreshes for one in cache.by_service.values()]
+        return NO_DATA if None in counts else format_count(sum(filter(None, counts)))
+
+    counted = any(one.waited is not None for cache in caches for one in cache.by_service.values())
+    ahead = (row("… without hits that waited for another's computation", at_once), row("Refreshes ahead", refreshes))
     return (
         row("Result cache of the application, hit ratio", application),
+        *(ahead if counted else ()),
         *(row(f"Result cache of {service}, hit ratio", by_service(service)) for service in services),
         row("Whole Redis server, hit ratio", whole_server),
         row("Errors", lambda c: format_count(c.errors)),

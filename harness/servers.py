@@ -19,7 +19,7 @@ from harness.statements import NOT_THE_APPLICATION, Row, activities_between, add
 PAGE_BYTES = 8192  # PostgreSQL's default block size
 
 # Counters of the API's GET /metrics, whatever its prefix and further labels.
-_CACHE_COUNTER = re.compile(r"\w*cache_(?P<what>hits|lookups|errors)_total(?:\{.*\})?")
+_CACHE_COUNTER = re.compile(r"\w*cache_(?P<what>hits|lookups|errors|waited|refreshes)_total(?:\{.*\})?")
 _SQL_CALLS = re.compile(r'\w*sql_calls_total\{(?:.*,)?query="(?P<query>[^"]*)".*\}')
 
 N = TypeVar("N", int, float)
@@ -259,16 +259,19 @@ def _cache_delta(
     of_api = {"hits": 0, "lookups": 0, "errors": 0}
     for name, count in api.items():
         if match := _CACHE_COUNTER.fullmatch(name):
-            of_api[match["what"]] += count
+            of_api[match["what"]] = of_api.get(match["what"], 0) + count
     services = {"api": ResultCacheDelta(**of_api)}
+    # where the API counts waiting, so do the others; a hash has no field for what never happened
+    names = ("lookups", "misses", "errors", *(["waited"] if "waited" in of_api else []))
     earlier = before.get("result_caches", {})
     for service, totals in after.get("result_caches", {}).items():
         counted = {
             what: counters.delta(f"{service} result cache", earlier.get(service, {}).get(what), totals.get(what, 0))
-            for what in ("lookups", "misses", "errors")
+            for what in names
         }
         hits = counted["lookups"] - counted.pop("misses")
-        services[service] = ResultCacheDelta(hits=max(0, hits), **counted)
+        refreshes = 0 if "refreshes" in of_api else None  # only the API refreshes
+        services[service] = ResultCacheDelta(hits=max(0, hits), refreshes=refreshes, **counted)
     old, new = before["info"], after["info"]
     if old["run_id"] != new["run_id"]:
         counters.fell.add("redis")
@@ -278,7 +281,7 @@ def _cache_delta(
         return counters.delta("redis", old.get(name), new[name])
 
     return CacheDelta(
-        **{what: sum(getattr(one, what) for one in services.values()) for what in of_api},
+        **{what: sum(getattr(one, what) for one in services.values()) for what in ("hits", "lookups", "errors")},
         server_hits=server("keyspace_hits"),
         server_misses=server("keyspace_misses"),
         evicted_keys=server("evicted_keys"),
@@ -349,14 +352,18 @@ def _add_pools(a: Iterable[PoolDelta], b: Iterable[PoolDelta]) -> tuple[PoolDelt
 
 def _add_caches(a: CacheDelta, b: CacheDelta) -> CacheDelta:
     sums = _sums(a, b, *(field.name for field in fields(CacheDelta) if field.name != "by_service"))
-    none = ResultCacheDelta(0, 0, 0)
     by_service = {
-        service: ResultCacheDelta(
-            **_sums(a.by_service.get(service, none), b.by_service.get(service, none), "hits", "lookups", "errors")
-        )
+        service: _add_result_caches([one.by_service[service] for one in (a, b) if service in one.by_service])
         for service in sorted({*a.by_service, *b.by_service})
     }
     return replace(b, **sums, by_service=by_service)
+
+
+def _add_result_caches(parts: Sequence[ResultCacheDelta]) -> ResultCacheDelta:
+    """A count that one of them lacks is unknown."""
+    counts = {one.name: [getattr(part, one.name) for part in parts] for one in fields(ResultCacheDelta)}
+    sums: dict[str, Any] = {name: None if None in values else sum(values) for name, values in counts.items()}
+    return ResultCacheDelta(**sums)
 
 
 def _add_counts(a: Mapping[str, N], b: Mapping[str, N]) -> dict[str, N]:

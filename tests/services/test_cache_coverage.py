@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TESTS = ("tests/unit/test_cache_steps.py", "tests/services/test_result_cache.py")
+TESTS = ("tests/unit/test_cache_steps.py", "tests/unit/test_cache_ahead.py", "tests/services/test_result_cache.py")
 
 
 def test_the_librarys_own_tests_cover_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +18,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from fixtures.cache import blocking, keys, nonblocking, steps
+from fixtures.cache import blocking, keys, nonblocking, refreshing, steps
 from fixtures.cache.steps import CacheSteps, Counts
 from harness.services import process, provision
 from harness.services import redis as redis_service
 
+ROOT = Path(__file__).parents[2]
 PASSWORD = "secret-of-test"
 GENERATION = keys.generation_key("farm.animal", "tag", "T-1")
 KEY = keys.result_key("manager", "animal_by_tag", {"tag": "T-1"})
@@ -150,7 +152,10 @@ def test_a_stampede_of_fifty_processes_computes_once(redis: Redis, worker: Calla
     with ThreadPoolExecutor(50) as pool:
         assert set(pool.map(lambda one: one.read(produce), processes)) == {"herd"}
     assert len(computed) == 1
-    assert redis.hgetall(keys.counts_key("test")) == {b"lookups": b"50", b"misses": b"1"}
+    assert sum(one.cache.counts.waited for one in processes) == 49
+    told = redis.hgetall(keys.counts_key("test"))
+    told.pop(b"waited", None)  # with what is sent next
+    assert told == {b"lookups": b"50", b"misses": b"1"}
     assert not redis.exists(keys.claim_key(KEY))
 
 
@@ -249,3 +254,70 @@ def test_what_a_killed_redis_kept_on_disk_is_not_believed_again(
     assert reader.read(lambda: "new") == "new"
     assert reader.read(lambda: "wrong") == "new"
     assert reader.cache.counts.hits == 1
+
+
+WRITER = """
+import sys
+from fixtures.cache import blocking
+cache = blocking.ResultCache(lambda: blocking.connect(sys.argv[1], sys.argv[2]))
+cache.invalidate([sys.argv[3]])
+"""
+
+
+def test_a_commit_of_another_process_is_in_the_cache_before_anybody_asks(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again after Redis was gone: who listens comes back by himself."""
+    monkeypatch.setattr(refreshing, "RETRY_AFTER_S", 0.02)
+    value = b"old"
+
+    async def produce() -> bytes:
+        return value
+
+    async def listening(count: int) -> None:
+        with closing(Redis.from_url(server.url, password=PASSWORD)) as client:
+            while client.pubsub_numsub(keys.RENEWED_CHANNEL)[0][1] != count:
+                await asyncio.sleep(0.01)
+
+    async def kept(client: Redis, expected: bytes) -> None:
+        while not (client.get(KEY) or b"").endswith(b"\n" + expected):  # type: ignore[union-attr, operator]
+            await asyncio.sleep(0.01)
+
+    now_s = 0.0
+
+    async def stored(cache: nonblocking.ResultCache) -> None:
+        """A link that broke is noticed by whoever uses it next."""
+        nonlocal now_s
+        with closing(Redis.from_url(server.url, password=PASSWORD)) as client:
+            while not client.exists(KEY):
+                assert await cache.result(KEY, [GENERATION], produce) == value
+                now_s += 2 * steps.RETRY_AFTER_S
+
+    async def play() -> None:
+        nonlocal value
+        steps_here = CacheSteps(Counts(), clock=lambda: now_s + time.monotonic())
+        cache = nonblocking.ResultCache(nonblocking.connect(server.url, PASSWORD), steps_here)
+        cache.start()
+        for value in (b"first", b"second"):
+            await stored(cache)
+            await listening(1)
+            value += b" and new"
+            command = [sys.executable, "-c", WRITER, server.url, PASSWORD, GENERATION]
+            writer = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
+            assert await writer.wait() == 0
+            with closing(Redis.from_url(server.url, password=PASSWORD)) as client:
+                await kept(client, value)
+                client.delete(KEY)
+            server.kill()
+            server.start()
+        assert cache.counts.refreshes == 2
+        await listening(1)
+        await cache.close()
+        await listening(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    async def in_time() -> None:
+        async with asyncio.timeout(60):
+            await play()
+
+    asyncio.run(in_time())

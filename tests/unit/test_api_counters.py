@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures.api.counters import RECENT_S, Counters
+from fixtures.cache.steps import Counts
 
 
 def counters_at(clock: list[float]) -> Counters:
@@ -42,7 +43,7 @@ def test_hit_rate_without_lookups_is_absent():
 
 def test_exposition():
     counters = Counters()
-    counters.cache.lookups, counters.cache.hits, counters.cache.errors = 3, 2, 1
+    counters.cache = Counts(lookups=3, hits=2, waited=1, refreshes=4, errors=1)
     counters.sql("milk history", 0.25)
     counters.sql("milk history", 0.25)
     counters.request("GET", "/api/v1/animals/{tag_number}", 200)
@@ -51,6 +52,10 @@ def test_exposition():
         "dairy_api_cache_lookups_total 3\n"
         "# TYPE dairy_api_cache_hits_total counter\n"
         "dairy_api_cache_hits_total 2\n"
+        "# TYPE dairy_api_cache_waited_total counter\n"
+        "dairy_api_cache_waited_total 1\n"
+        "# TYPE dairy_api_cache_refreshes_total counter\n"
+        "dairy_api_cache_refreshes_total 4\n"
         "# TYPE dairy_api_cache_errors_total counter\n"
         "dairy_api_cache_errors_total 1\n"
         "# TYPE dairy_api_sql_calls_total counter\n"

@@ -47,6 +47,24 @@ def test_a_move_to_another_section_shows_in_time() -> None:
     assert asyncio.run(play()) == ["worker:1", "worker:1", "worker:2"]
 
 
+def test_what_is_to_be_shared_is_asked_of_the_database_again() -> None:
+    sections, reads = {6: (1,)}, []
+
+    async def read():
+        reads.append(1)
+        return dict(sections)
+
+    async def play():
+        scopes = Scopes(read, clock=lambda: 0.0)
+        seen = [await scopes.of(WORKER), await scopes.still(WORKER, "worker:1")]
+        sections[6] = (2,)
+        seen += [await scopes.still(WORKER, "worker:1"), await scopes.of(WORKER)]
+        return [*seen, await scopes.still(Account("e", 6, "manager"), "manager")]
+
+    assert asyncio.run(play()) == ["worker:1", True, False, "worker:2", True]
+    assert len(reads) == 3, "what a manager sees is in the key's account"
+
+
 def test_the_opening_is_one_message() -> None:
     assert identity(WORKER, "api POST /api/v1/milk-production").opening() == (
         "BEGIN; SET LOCAL ROLE ep_api_milk_create_worker; SET LOCAL app.current_user_id = '6'"

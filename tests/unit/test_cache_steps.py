@@ -8,17 +8,15 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
+from built_redis import BlockingRedis, FakePipeline, FakeRedis
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fixtures.cache import blocking, keys, nonblocking, steps, values
 from fixtures.cache.keys import generation_key, resting_on, result_key, worker_scope
@@ -26,72 +24,6 @@ from fixtures.cache.steps import CacheSteps, Counts, Found
 
 GENERATION = generation_key("farm.milk_production", "animal", 7)
 KEY = result_key("manager", "milk_history", {"animal_id": 7})
-
-
-class FakeRedis:
-    """The commands that the cache sends. fault: "" answers, "refused", "hung", or "unsure" (done, but no reply)."""
-
-    def __init__(self) -> None:
-        self.data: dict[str, Any] = {}
-        self.fault = ""
-        self.calls = 0
-
-    def do(self, name: str, *arguments: Any) -> Any:
-        match name:
-            case "MGET":
-                return [self.data.get(key) for key in arguments]
-            case "SET":
-                key, value, *options = arguments
-                if "NX" in options and key in self.data:
-                    return None
-                self.data[key] = value
-                return True
-            case "HINCRBY":
-                key, name, by = arguments
-                self.data.setdefault(key, {}).setdefault(name, 0)
-                self.data[key][name] += by
-                return self.data[key][name]
-            case "DEL":
-                return self.data.pop(arguments[0], None) is not None
-            case "PING":
-                return True
-        raise AssertionError(name)
-
-    def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        if self.fault == "refused":
-            raise RedisConnectionError
-        replies = [self.do(*command) for command in commands]
-        if self.fault == "unsure":
-            raise RedisConnectionError
-        return replies
-
-    @asynccontextmanager
-    async def pipeline(self, transaction: bool = True) -> Any:
-        yield FakePipeline(self)
-
-
-class FakePipeline:
-    def __init__(self, redis: FakeRedis) -> None:
-        self.redis = redis
-        self.queued: list[tuple[Any, ...]] = []
-
-    def execute_command(self, *command: Any) -> None:
-        self.queued.append(command)
-
-    async def execute(self) -> list[Any]:
-        self.redis.calls += 1
-        if self.redis.fault == "hung":
-            await asyncio.Event().wait()
-        await asyncio.sleep(0)
-        return self.redis.run(self.queued)
-
-
-class BlockingRedis(FakeRedis):
-    @contextmanager
-    def pipeline(self, transaction: bool = True) -> Iterator[Any]:  # type: ignore[override]
-        pipeline = FakePipeline(self)
-        pipeline.execute = lambda: self.run(pipeline.queued)  # type: ignore[method-assign, assignment, return-value]
-        yield pipeline
 
 
 class Farm:

@@ -95,6 +95,30 @@ def test_result_caches_are_summed_over_services() -> None:
     assert set(delta(snapshot(redis=redis_info(0, 0)), snapshot(redis=redis_info(0, 0))).cache.by_service) == {"api"}
 
 
+def test_waiting_and_refreshes_are_absent_from_runs_that_did_not_count_them() -> None:
+    def seen(lookups: int, **more: int) -> dict[str, Any]:
+        return redis_info(0, 0) | {"result_caches": {"odoo": {"lookups": lookups, "misses": 0} | more}}
+
+    def api(waited: int, refreshes: int) -> dict[str, float]:
+        ahead = {"dairy_api_cache_waited_total": waited, "dairy_api_cache_refreshes_total": refreshes}
+        return api_counts(0, 0) | ahead
+
+    old = delta(snapshot(redis=seen(1), api=api_counts(0, 0)), snapshot(redis=seen(5), api=api_counts(9, 1)))
+    new = delta(snapshot(redis=seen(1), api=api(1, 2)), snapshot(redis=seen(5, waited=3), api=api(4, 9)))
+    quiet = delta(snapshot(redis=seen(1), api=api(1, 2)), snapshot(redis=seen(5), api=api(1, 2)))
+    counted = {
+        name: [(cache.waited, cache.refreshes) for cache in change.cache.by_service.values()]
+        for name, change in {"old": old, "new": new, "quiet": quiet, "both": combine([new, quiet])}.items()
+    }
+    assert counted == {
+        "old": [(None, None), (None, None)],
+        "new": [(3, 7), (3, 0)],
+        "quiet": [(0, 0), (0, 0)],
+        "both": [(3, 7), (3, 0)],
+    }
+    assert combine([new, old]).cache.by_service["api"] == ResultCacheDelta(2, 9, 0)
+
+
 def test_processor_time_counts_from_a_restart() -> None:
     before = snapshot(processes={"odoo": {"cpu_s": 5.0, "rss_bytes": 1.0}, "api": {"cpu_s": 9.0, "rss_bytes": 1.0}})
     after = snapshot(processes={"odoo": {"cpu_s": 8.0, "rss_bytes": 2.0}, "api": {"cpu_s": 1.0, "rss_bytes": 3.0}})
