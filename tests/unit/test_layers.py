@@ -12,7 +12,9 @@ import pytest
 HARNESS = Path(__file__).parents[2] / "harness"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "units"}),
-    frozenset({"scenario", "arrivals", "threshold", "summary", "compare", "comparable", "verdict_text"})
+    frozenset(
+        {"scenario", "arrivals", "threshold", "bootstrap_limit", "summary", "compare", "comparable", "verdict_text"}
+    )
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "attribution", "odoo_log", "servers", "server_metrics", "server_csv", "wal_archive"}
     | {"statement_log", "slow_statements", "index_plan", "index_findings", "plan", "plan_text"}
