@@ -1,125 +1,48 @@
-"""Draw measured values as small inline SVG pictures: values in, SVG text out, the same bytes for the same values.
-
-Reads no file, clock or display. Colours are CSS variables, so that the page decides between light and dark; lines
-differ by dash and points by shape as well, so that no picture depends on colour.
-"""
+"""Pictures of how latency and throughput went over a run's time, and of p95 per endpoint: values in, SVG text out."""
 
 from __future__ import annotations
 
-import io
-import math
-import re
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from harness.compare import statement_label
-from harness.model import EndpointComparison, Profile, RunResult, StatementComparison, TimeBucket
+from harness.drawing import COLOURS, Dash, Line, Phase, Points, lines, rows
+from harness.model import EndpointComparison, Profile, RunResult, TimeBucket
 
-# Drawn with these, then replaced by the variable of the same name in reports/style.css.
-COLOURS = {
-    "day31": "#b45309",
-    "day40": "#1d4ed8",
-    "limit": "#b91c1c",
-    "ink": "#1f2937",
-    "muted": "#6b7280",
-    "grid": "#d1d5db",
-    "series1": "#1d4ed7",
-    "series2": "#b4530a",
-    "series3": "#0f766e",
-    "series4": "#7e22ce",
-    "series5": "#be185d",
-    "series6": "#4d7c0f",
-}
-# Text stays text (selectable, small, in the reader's own font), the hash salt keeps ids equal between two drawings,
-# and SQL's "$1" is not a formula.
-STYLE: Any = {  # Any: matplotlib types its keys as one literal of 300 names
-    "svg.fonttype": "none",
-    "svg.hashsalt": "dairyperf",
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 11,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "text.color": COLOURS["ink"],
-    "axes.edgecolor": COLOURS["muted"],
-    "axes.labelcolor": COLOURS["ink"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": COLOURS["grid"],
-    "grid.linewidth": 0.6,
-    "xtick.color": COLOURS["ink"],
-    "ytick.color": COLOURS["ink"],
-    "legend.frameon": False,
-    "path.simplify_threshold": 0.5,
-}
-WIDTH_PX = 860
-LINES_HEIGHT_PX = 270
-ROW_HEIGHT_PX = 34
-LABEL_CHARS = 52
-PROBE_LINES = 6
-PROBE_POINTS = 240
-# Caption, unit, what the names of its series begin with, divisor.
-PROBE_FAMILIES = (
-    ("CPU per service", "% of a core", r"cpu_pct\.", 1.0),
-    ("CPU of the host", "%", r"host\.(?=cpu_pct|iowait_pct|steal_pct)", 1.0),
-    ("Resident memory per service", "MiB", r"rss_bytes\.", 2.0**20),
-    (
-        "Connection pools: links in use, clients waiting",
-        "links, clients",
-        r"pool\.(?=.*\.(?:sv_active|cl_waiting)$)",
-        1.0,
-    ),
-    ("PostgreSQL backends by state", "backends", r"postgres\.state\.", 1.0),
-    ("PostgreSQL: what active backends wait for", "backends", r"postgres\.wait\.", 1.0),
-    ("Redis hit ratio, whole server", "%", r"redis\.(?=hit_pct)", 1.0),
+# as many runs as have room for their names above a picture
+NAMED_RUNS = 8
+PERCENTILES: tuple[tuple[str, str, Dash], ...] = (
+    ("p99", "p99_ms", "dotted"),
+    ("p95", "p95_ms", "solid"),
+    ("p50", "p50_ms", "dashed"),
 )
-
-Points = Sequence[tuple[float, float | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One curve. points: (x, y), y None = a gap. colour: a key of COLOURS."""
-
-    label: str
-    points: Points
-    colour: str
-    dashed: bool = False
 
 
 def latency_over_time(runs: Sequence[RunResult], limit_ms: float | None) -> str | None:
-    """p50 and p95 (ms) of all endpoints per time bucket; None without a single bucket that holds a latency.
+    """p50, p95 and p99 (ms) of all endpoints over time; None without a single bucket that holds a latency.
 
-    One run is drawn from its start, its warm-up shaded. Several are drawn end to end in the order they were made, only
+    One run is drawn from its start with its phases. Several are drawn end to end in the order they were made, only
     their counted part: that shows drift of the machine beside the difference of the profiles.
     """
     curves = [
-        Line(f"{profile} {percentile}", points, profile, dashed=percentile == "p50")
+        Line(f"{profile} {percentile}", points, profile, dash)
         for profile in _profiles(runs)
-        for percentile, attribute in (("p95", "p95_ms"), ("p50", "p50_ms"))
+        for percentile, attribute, dash in PERCENTILES
         if _drawable(points := _end_to_end(runs, profile, attribute))
     ]
     if not curves:
         return None
-    return _lines(
+    width_s = _width_s(_percentiles(runs[0]))
+    return lines(
         "latency-over-time",
         "Latency over time",
-        "p50 (dashed) and p95 (solid) latency in milliseconds of all endpoints together, per second of the run.",
+        "p50 (dashed), p95 (solid) and p99 (dotted) latency in milliseconds of all endpoints together, per "
+        f"{'second' if width_s == 1 else f'{width_s:g} seconds'} of the run.",
         curves,
         y_label="ms",
         limit=limit_ms,
-        shaded=_warmup(runs),
+        phases=_phases(runs),
     )
 
 
@@ -134,31 +57,31 @@ def throughput_over_time(runs: Sequence[RunResult]) -> str | None:
         )
         curves.append(Line(f"{profile} requests", requests, profile))
         if any(value for _, value in failures):
-            curves.append(Line(f"{profile} failures", failures, profile, dashed=True))
+            curves.append(Line(f"{profile} failures", failures, profile, "dashed"))
     if not any(_drawable(curve.points) for curve in curves):
         return None
-    return _lines(
+    return lines(
         "throughput-over-time",
         "Throughput over time",
         "Requests and failures of all endpoints together, per second of the run.",
         curves,
         y_label="requests/s",
-        shaded=_warmup(runs),
+        phases=_phases(runs),
     )
 
 
-def p95_by_endpoint(rows: Sequence[EndpointComparison], limit_ms: float | None) -> str | None:
+def p95_by_endpoint(endpoints: Sequence[EndpointComparison], limit_ms: float | None) -> str | None:
     """Dot plot, one row per endpoint: p95 (ms) of both days with 95 % intervals; None where no endpoint has a p95."""
     sides: tuple[Profile, ...] = ("day31", "day40")
     estimates = {
         (side, row.endpoint): stats.latency.p95_ms
-        for row in rows
+        for row in endpoints
         for side, stats in (("day31", row.day31), ("day40", row.day40))
         if stats is not None and stats.latency is not None and stats.latency.p95_ms is not None
     }
     if not estimates:
         return None
-    names = [row.endpoint for row in rows]
+    names = [row.endpoint for row in endpoints]
     drawn = [side for side in sides if any(profile == side for profile, _ in estimates)]
 
     def draw(axes: Axes) -> None:
@@ -183,7 +106,7 @@ def p95_by_endpoint(rows: Sequence[EndpointComparison], limit_ms: float | None) 
             axes.axvline(limit_ms, color=COLOURS["limit"], linewidth=1.2, linestyle=(0, (4, 2)), label="limit")
         axes.set_xlim(left=0)
 
-    return _rows(
+    return rows(
         "p95-by-endpoint",
         "p95 latency per endpoint",
         f"p95 latency in milliseconds with its 95 % interval, per endpoint, for {' and '.join(drawn)}.",
@@ -191,73 +114,6 @@ def p95_by_endpoint(rows: Sequence[EndpointComparison], limit_ms: float | None) 
         draw,
         x_label="ms",
     )
-
-
-def statements_by_time(rows: Sequence[StatementComparison]) -> str | None:
-    """Bars, one row per statement: total time (s) on both days; None without a statement."""
-    if not any(row.day31 or row.day40 for row in rows):
-        return None
-    names = [statement_label(row, LABEL_CHARS) for row in rows]
-
-    def draw(axes: Axes) -> None:
-        for offset, side in ((-0.19, "day31"), (0.19, "day40")):
-            deltas = [row.day31 if side == "day31" else row.day40 for row in rows]
-            found = [(i, delta.total_ms / 1000) for i, delta in enumerate(deltas) if delta is not None]
-            if found:
-                axes.barh(
-                    [row + offset for row, _ in found],
-                    [seconds for _, seconds in found],
-                    height=0.34,
-                    facecolor=COLOURS[side] if side == "day40" else "none",
-                    edgecolor=COLOURS[side],
-                    linewidth=1.2,
-                    label=side,
-                )
-
-    return _rows(
-        "statements-by-time",
-        "Statements by total time",
-        "Total execution time in seconds of the statements that took the most, on both days.",
-        names,
-        draw,
-        x_label="s",
-    )
-
-
-def probes_over_time(
-    name: str, probes: Mapping[str, Sequence[tuple[float, float]]]
-) -> tuple[tuple[str, str, int], ...]:
-    """One picture per family of probes: (caption, SVG, number of series left out, those that stayed lowest).
-
-    probes: series name as `probe` gives it -> (seconds from the run's origin, value). Series that stayed 0 are not
-    drawn. name: distinguishes the pictures of two runs on one page.
-    """
-    pictures = []
-    for number, (caption, y_label, pattern, scale) in enumerate(PROBE_FAMILIES):
-        highest = {
-            series: max((value for _, value in probes[series]), default=0.0)
-            for series in probes
-            if re.match(pattern, series)
-        }
-        drawn = sorted((series for series in highest if highest[series] > 0), key=lambda one: (-highest[one], one))
-        curves = [
-            Line(
-                re.sub(pattern, "", series) or series, _thinned(probes[series], scale), f"series{i}", dashed=i % 2 == 0
-            )
-            for i, series in enumerate(drawn[:PROBE_LINES], start=1)
-        ]
-        if curves:
-            description = f"{caption} over the run, in {y_label}: {', '.join(curve.label for curve in curves)}."
-            picture = _lines(f"{name}-{number}", caption, description, curves, y_label=y_label)
-            pictures.append((caption, picture, len(drawn) - len(curves)))
-    return tuple(pictures)
-
-
-def _thinned(samples: Sequence[tuple[float, float]], scale: float) -> Points:
-    """Means of as many neighbours as it takes to leave PROBE_POINTS points."""
-    size = max(1, math.ceil(len(samples) / PROBE_POINTS))
-    groups = [samples[i : i + size] for i in range(0, len(samples), size)]
-    return [(group[0][0], statistics.fmean(value for _, value in group) / scale) for group in groups]
 
 
 def _profiles(runs: Sequence[RunResult]) -> list[Profile]:
@@ -268,126 +124,106 @@ def _drawable(points: Points) -> bool:
     return any(value is not None for _, value in points)
 
 
-def _counted(run: RunResult) -> list[TimeBucket]:
-    """The buckets of the steady state; all of them where the run has none (stages: everything counts)."""
+def _percentiles(run: RunResult) -> Sequence[TimeBucket]:
+    """The buckets that percentiles are drawn from; older summaries have one timeline for all."""
+    return run.summary.percentile_timeline or run.summary.timeline
+
+
+def _counted(run: RunResult, buckets: Sequence[TimeBucket]) -> list[TimeBucket]:
+    """Those that lie in the steady state; all of them where the run has none (stages: everything counts)."""
     phases = run.meta.phases
     if phases is None or phases.steady_start_us is None or phases.steady_end_us is None:
-        return list(run.summary.timeline)
-    start_s, end_s = phases.steady_start_us / 1e6, phases.steady_end_us / 1e6
-    return [bucket for bucket in run.summary.timeline if start_s <= bucket.start_s < end_s]
+        return list(buckets)
+    width_s, start_s, end_s = _width_s(buckets), phases.steady_start_us / 1e6, phases.steady_end_us / 1e6
+    # a bucket that is mostly of the steady state is of it
+    return [bucket for bucket in buckets if start_s <= bucket.start_s + width_s / 2 < end_s]
+
+
+def _width_s(buckets: Sequence[TimeBucket]) -> float:
+    return min((b.start_s - a.start_s for a, b in pairwise(buckets)), default=1.0)
 
 
 def _bucket_s(runs: Sequence[RunResult], profile: Profile) -> float:
-    """Width of the profile's time buckets: seconds from one to the next."""
-    starts = next((run.summary.timeline for run in runs if run.meta.profile == profile), ())
-    return min((b.start_s - a.start_s for a, b in pairwise(starts)), default=1.0)
+    """Width of the buckets that the profile's requests are counted in."""
+    return _width_s(next((run.summary.timeline for run in runs if run.meta.profile == profile), ()))
 
 
 def _end_to_end(runs: Sequence[RunResult], profile: Profile, attribute: str) -> list[tuple[float, float | None]]:
     """(seconds, value) of one profile; a gap wherever another run lies between two of its own."""
+
+    def points(buckets: Sequence[TimeBucket], offset_s: float) -> list[tuple[float, float | None]]:
+        middle_s = _width_s(buckets) / 2 if attribute.endswith("_ms") else 0.0
+        return [(offset_s + bucket.start_s + middle_s, getattr(bucket, attribute)) for bucket in buckets]
+
+    def drawn(run: RunResult) -> Sequence[TimeBucket]:
+        return _percentiles(run) if attribute.endswith("_ms") else run.summary.timeline
+
     if len(runs) == 1:
-        return [(bucket.start_s, getattr(bucket, attribute)) for bucket in runs[0].summary.timeline]
-    points: list[tuple[float, float | None]] = []
-    offset_s = 0.0
-    for run in runs:
-        buckets = _counted(run)
-        if not buckets:
-            continue
-        start_s = buckets[0].start_s
-        if run.meta.profile == profile:
-            points += [(offset_s + bucket.start_s - start_s, getattr(bucket, attribute)) for bucket in buckets]
-            points.append((offset_s + buckets[-1].start_s - start_s, None))
-        step_s = min((b.start_s - a.start_s for a, b in pairwise(buckets)), default=1.0)
-        offset_s += buckets[-1].start_s - start_s + step_s
-    return points
+        return points(drawn(runs[0]), 0.0)
+    found: list[tuple[float, float | None]] = []
+    for run, phase in zip(runs, _phases(runs), strict=True):
+        buckets = _counted(run, drawn(run))
+        if run.meta.profile == profile and buckets:
+            found += points(buckets, phase.start_s - _start_s(run))
+            found.append((phase.end_s, None))
+    return found
 
 
-def _warmup(runs: Sequence[RunResult]) -> tuple[float, float] | None:
-    phases = runs[0].meta.phases if len(runs) == 1 else None
-    return (0.0, phases.steady_start_us / 1e6) if phases and phases.steady_start_us else None
+def phases_of(run: RunResult) -> tuple[Phase, ...]:
+    """The run's phases on its own clock; empty where the run did not record when they began.
+
+    How long users took to arrive is as the scenario asked: `spawn_rate_per_s`. The rest was measured.
+    """
+    clock, asked = run.meta.phases, run.meta.scenario
+    if clock is None or clock.steady_start_us is None:
+        return ()
+    start_s = clock.steady_start_us / 1e6
+    if asked.load == "stages":
+        return _legs(start_s, [(f"to {stage.users} users", stage.duration_s) for stage in asked.stages])
+    if clock.steady_end_us is None:
+        return ()
+    ramped_s = min(start_s, asked.users / asked.spawn_rate_per_s) if asked.load == "closed" else 0.0
+    end_s = clock.steady_end_us / 1e6
+    drained_s = end_s if clock.drained_us is None else clock.drained_us / 1e6
+    steady = (
+        _legs(start_s, [(f"{step.rate_rps:g} arrivals/s", step.duration_s) for step in asked.steps])
+        if asked.load == "open"
+        else (Phase("steady state", start_s, end_s, True),)
+    )
+    found = (
+        Phase("ramp-up", 0.0, ramped_s, False),
+        Phase("warm-up", ramped_s, start_s, False),
+        *steady,
+        Phase("drain", end_s, drained_s, False),
+    )
+    return tuple(phase for phase in found if phase.end_s > phase.start_s)
 
 
-def _lines(
-    name: str,
-    title: str,
-    description: str,
-    curves: Sequence[Line],
-    *,
-    y_label: str,
-    limit: float | None = None,
-    shaded: tuple[float, float] | None = None,
-) -> str:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_PX / 72, LINES_HEIGHT_PX / 72))
-        axes = figure.add_axes((0.075, 0.17, 0.91, 0.7))
-        for curve in curves:
-            axes.plot(
-                [x for x, _ in curve.points],
-                [float("nan") if y is None else y for _, y in curve.points],
-                color=COLOURS[curve.colour],
-                linewidth=1.1 if curve.dashed else 1.7,
-                linestyle=(0, (3, 2)) if curve.dashed else "-",
-                label=curve.label,
-            )
-        if limit is not None:
-            axes.axhline(limit, color=COLOURS["limit"], linewidth=1.2, linestyle=(0, (4, 2)), label="limit")
-        if shaded is not None:
-            axes.axvspan(*shaded, color=COLOURS["grid"], alpha=0.4, linewidth=0, label="not counted")
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("seconds")
-        axes.set_ylabel(y_label)
-        axes.margins(x=0.01)
-        _legend(axes)
-        return _svg(figure, name, title, description)
+def _legs(start_s: float, legs: Sequence[tuple[str, float]]) -> tuple[Phase, ...]:
+    found = []
+    for label, duration_s in legs:
+        found.append(Phase(label, start_s, start_s + duration_s, True))
+        start_s += duration_s
+    return tuple(found)
 
 
-def _rows(name: str, title: str, description: str, labels: Sequence[str], draw: Any, *, x_label: str) -> str:
-    """A horizontal picture with one row per label, drawn by `draw(axes)` at y = 0, 1, …"""
-    height_px = ROW_HEIGHT_PX * len(labels) + 76
-    short = [label if len(label) <= LABEL_CHARS else label[: LABEL_CHARS - 1] + "…" for label in labels]
-    # 6.4 px: the mean advance of 11 px sans-serif, so that the longest label just fits.
-    left_px = 16 + 6.4 * max(len(label) for label in short)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_PX / 72, height_px / 72))
-        axes = figure.add_axes((left_px / WIDTH_PX, 44 / height_px, 1 - (left_px + 18) / WIDTH_PX, 1 - 76 / height_px))
-        draw(axes)
-        axes.set_yticks(range(len(short)), short)
-        axes.set_ylim(len(short) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(x_label)
-        _legend(axes)
-        return _svg(figure, name, title, description)
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=6, borderaxespad=0.2, handlelength=2.4)
-
-
-def _svg(figure: Figure, name: str, title: str, description: str) -> str:
-    """The figure as an <svg> to be put into HTML: named for screen readers, ids private to it, colours as variables."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
-    drawn = text.getvalue()
-    body = drawn[drawn.index(">", drawn.index("<svg")) + 1 : drawn.rindex("</svg>")]
-    body = re.sub(r"<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', body))
-    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
-    body = re.sub(r'(url\(|href=")#', rf"\1#{name}-", body)
-    body = re.sub(r"; font-family: [^;\"]*", "", body)
-    body = re.sub(r' (?:d|x|y|transform)="[^"]*"', _rounded, body)
-    for variable, colour in COLOURS.items():
-        body = body.replace(colour, f"var(--{variable})")
-    body = re.sub(r">\s*\n\s*<", "><", body.strip())
-    width_pt, height_pt = (size * 72 for size in figure.get_size_inches())
-    return (
-        f'<svg class="chart" role="img" aria-labelledby="{name}-title {name}-desc" '
-        f'viewBox="0 0 {width_pt:g} {height_pt:g}">\n'
-        f'<title id="{name}-title">{escape(title)}</title>\n<desc id="{name}-desc">{escape(description)}</desc>'
-        f"{body}</svg>"
+def _phases(runs: Sequence[RunResult]) -> tuple[Phase, ...]:
+    """Those of one run; of several the runs themselves, their counted parts end to end."""
+    if len(runs) == 1:
+        return phases_of(runs[0])
+    durations_s = [run.summary.counted_s or _width_s(run.summary.timeline) * len(run.summary.timeline) for run in runs]
+    named = len(runs) <= NAMED_RUNS
+    return _legs(
+        0.0,
+        [
+            (f"{number}: {run.meta.profile}" if named else "", duration_s)
+            for number, (run, duration_s) in enumerate(zip(runs, durations_s, strict=True), start=1)
+        ],
     )
 
 
-def _rounded(attribute: re.Match[str]) -> str:
-    """Coordinates to a hundredth of a pixel: nobody sees more, and the page is a third smaller."""
-    one_line = " ".join(attribute[0].split())
-    return " " + re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", one_line)
+def _start_s(run: RunResult) -> float:
+    phases = run.meta.phases
+    if phases is None or phases.steady_start_us is None or phases.steady_end_us is None:
+        return run.summary.timeline[0].start_s if run.summary.timeline else 0.0
+    return phases.steady_start_us / 1e6

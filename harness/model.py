@@ -193,9 +193,21 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class Distribution:
+    """Latencies of successes, counted in bins of equal width on a log axis that are the same for every endpoint and
+    run: bin i holds 10 ** (i / bins_per_decade) ms up to the next. counts: from bin `first_bin` to the last that is
+    not empty."""
+
+    bins_per_decade: int
+    first_bin: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointStats:
     """One endpoint, or all pooled (endpoint None), over the counted phase. latency is from the scheduled start,
-    service from the actual start. late_ratio counts successes slower than late_limit_ms and failures."""
+    service from the actual start. late_ratio counts successes slower than late_limit_ms and failures. distribution:
+    None = nothing succeeded, or the run was judged before there were any."""
 
     endpoint: str | None
     requests: int
@@ -208,17 +220,20 @@ class EndpointStats:
     outcomes: Mapping[str, int]
     latency: Latency | None
     service: Latency | None
+    distribution: Distribution | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TimeBucket:
-    """One second (or bucket_s) of the run, for plots: start is seconds from the run's origin."""
+    """One second (or bucket_s) of the run, for plots: start is seconds from the run's origin. A percentile is None
+    where the bucket holds fewer successes than it needs."""
 
     start_s: float
     requests: int
     failures: int
     p50_ms: float | None
     p95_ms: float | None
+    p99_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +249,16 @@ class ArrivalStats:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
+    """timeline: what a plot of counts shows. percentile_timeline: the same in buckets wide enough for a p99, empty in
+    summaries of older runs."""
+
     counted_s: float
     late_limit_ms: float
     pooled: EndpointStats
     endpoints: tuple[EndpointStats, ...]
     timeline: tuple[TimeBucket, ...]
     arrivals: ArrivalStats | None = None
+    percentile_timeline: tuple[TimeBucket, ...] = ()
 
 
 # --- what was measured: servers ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from fixtures.indexes import day32
-from harness import charts, compare, report_facts, report_plans
+from harness import compare, report_facts, report_pictures, report_plans
 from harness.index_findings import index_rows
 from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
 from harness.report_attribution import attributed
@@ -39,7 +39,6 @@ from harness.units import format_bytes, format_count, format_duration
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 TOP_STATEMENTS = 20
-BAR_STATEMENTS = 12
 TOP_TABLES = 15
 TOP_SLOW = 20
 # The machine that the specification plans for (§7.3: 8 cores, 32 GB RAM).
@@ -99,8 +98,6 @@ REQUIREMENTS = (
     ("C-015", "Documentation", "this report; runbooks are not judged here"),
 )
 
-Probes = Mapping[str, tuple[tuple[float, float], ...]]
-
 
 def render_run(result: RunResult) -> str:
     """The page of one run, as HTML5 text."""
@@ -116,31 +113,32 @@ def render_run(result: RunResult) -> str:
         for stats in result.summary.endpoints
     )
     statements = _run_statements(result)
+    sides: Sides = ((profile, result),)
     return _render(
         "run.html.j2",
-        sides=((profile, result),),
+        sides=sides,
         result=result,
         headline=run_headline(result),
         warnings=_warnings((result,)),
         statements=statements[:TOP_STATEMENTS],
         generator_facts=report_facts.generator_facts(result),
-        **_pictures((result,), rows, statements, {profile: result.probes}),
+        **report_pictures.pictures(sides, (result,), rows, statements),
     )
 
 
 def render_benchmark(benchmark: Benchmark) -> str:
     """The page of a Day 31 against Day 40 benchmark, as HTML5 text."""
     day31, day40 = benchmark.day31, benchmark.day40
-    probes = {side: _side_probes(benchmark, side) for side in ("day31", "day40")}
+    sides: Sides = (("day31", day31), ("day40", day40))
     return _render(
         "benchmark.html.j2",
-        sides=(("day31", day31), ("day40", day40)),
+        sides=sides,
         benchmark=benchmark,
         headline=benchmark_headline(benchmark),
         warnings=(*benchmark.warnings, *_warnings((*benchmark.runs, day31, day40))),
         statements=benchmark.statements[:TOP_STATEMENTS],
         settings=_differing(day31.settings, day40.settings),
-        **_pictures(benchmark.runs or (day31, day40), benchmark.endpoints, benchmark.statements, probes),
+        **report_pictures.pictures(sides, benchmark.runs or (day31, day40), benchmark.endpoints, benchmark.statements),
     )
 
 
@@ -228,36 +226,6 @@ def _differing(day31: Mapping[str, str], day40: Mapping[str, str]) -> tuple[tupl
         for name in names
         if day31.get(name) != day40.get(name)
     )
-
-
-# --- pictures ------------------------------------------------------------------------------------------------------
-
-
-def _pictures(
-    runs: Sequence[RunResult],
-    endpoints: Sequence[EndpointComparison],
-    statements: Sequence[StatementComparison],
-    probes: Mapping[str, Probes],
-) -> dict[str, Any]:
-    limit_ms = compare.ENDPOINT_P95_LIMIT_MS
-    return {
-        "endpoint_picture": charts.p95_by_endpoint(endpoints, limit_ms),
-        "latency_picture": charts.latency_over_time(runs, limit_ms),
-        "throughput_picture": charts.throughput_over_time(runs),
-        "statement_picture": charts.statements_by_time(statements[:BAR_STATEMENTS]),
-        "probe_pictures": [
-            (side, *picture)
-            for side, series in probes.items()
-            for picture in charts.probes_over_time(f"probes-{side}", series)
-        ],
-    }
-
-
-def _side_probes(benchmark: Benchmark, side: str) -> Probes:
-    """A side's own samples, else those of its last run that has any."""
-    own = benchmark.day31 if side == "day31" else benchmark.day40
-    runs = [run for run in benchmark.runs if run.meta.profile == side]
-    return next((result.probes for result in (own, *reversed(runs)) if result.probes), {})
 
 
 # --- the page ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.model import ArrivalStats, CacheDelta, ResultCacheDelta, RunResult, ServerDelta, StatementDelta
+from harness.model import ArrivalStats, CacheDelta, Profile, ResultCacheDelta, RunResult, ServerDelta, StatementDelta
 from harness.report_text import NO_DATA, figure
 from harness.server_metrics import PoolUse, SeqScanShares, pool_use, seq_scan_shares
 from harness.statements import over_endpoints
@@ -18,7 +18,7 @@ from harness.units import format_bytes, format_count, format_ms, format_pct
 SLOW_STATEMENT_MS = 100.0
 
 # (profile, its result) in the order of the columns
-Sides = Sequence[tuple[str, RunResult]]
+Sides = Sequence[tuple[Profile, RunResult]]
 
 
 @dataclass(frozen=True, slots=True)

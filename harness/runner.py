@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from harness import (
     attribution,
     load,
@@ -213,7 +215,7 @@ def read(directory: RunDir) -> Evidence:
         reasons.append("pg_stat_statements was reset during the run; nothing else may use the stack")
     if torn:
         reasons.append(f"{torn} sample files end in a torn record")
-    found = Counter(endpoints[index] for index in samples["endpoint"].tolist())
+    found = _by_endpoint(samples, endpoints)
     recorded = {name: count for name, count in (meta.counts or {})["recorded"].items() if count}
     reasons += [
         f"{name}: {recorded.get(name, 0)} recorded, {found.get(name, 0)} in the sample files"
@@ -232,12 +234,19 @@ def read(directory: RunDir) -> Evidence:
         servers=wal_archive.with_lag(
             servers.diff(before, after, meta.queries, load_ended_us=origin_us + (meta.phases.drained_us or 0)), probes
         ),
-        requests=Counter(endpoints[index] for index in samples["endpoint"][between].tolist()),
+        requests=_by_endpoint(samples[between], endpoints),
         odoo=directory.read_odoo_requests(),
         probes=probes,
         plans=None if plans is None else plan.read(plans),
         log=directory.read_statement_log(),
     )
+
+
+def _by_endpoint(samples: summary.Samples, endpoints: Sequence[str]) -> Counter[str]:
+    counts = np.bincount(samples["endpoint"], minlength=len(endpoints))
+    if len(counts) > len(endpoints):
+        raise InputError(f"samples: index {len(counts) - 1} has no name among {len(endpoints)}; restore endpoints.json")
+    return Counter({name: int(count) for name, count in zip(endpoints, counts, strict=True) if count})
 
 
 def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:

@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import fft, stats
 
+from harness import bootstrap_limit
 from harness.errors import InputError
 from harness.model import (
     OUTCOME_OK,
     SAMPLE,
     SAMPLE_FIELDS,
     ArrivalStats,
+    Distribution,
     EndpointStats,
     Estimate,
     Latency,
@@ -36,6 +38,8 @@ from harness.threshold import METRICS
 SAMPLE_DTYPE = np.dtype(list(SAMPLE_FIELDS))
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95
+# of a distribution: edges 12 % apart
+BINS_PER_DECADE = 20
 RESAMPLES = 1000
 # A request that began so much after it was due was held up by the load generator or by a user who still waited for a
 # reply: 50 ms is the lag of the generator's own loop beyond which a run is invalid.
@@ -46,12 +50,13 @@ LATE_LIMIT_MS = 200.0
 # the least width that keeps the timeline at or below this many points, which is what a plot can show
 _BUCKETS_S = (1, 5, 15, 60, 300, 3600)
 _MOST_BUCKETS = 720
+# a line with fewer points shows no course, whatever its percentiles are worth
+_FEWEST_PERCENTILE_BUCKETS = 12
 # elements of one bootstrap chunk: what stays in a processor's cache (200,000 ran fastest of 60,000 to 1,000,000)
 _CHUNK = 200_000
-# Drawn observations of one bootstrap, a quarter of a minute of one core. More than 200,000 observations are resampled
-# less often: the bounds of fewer resamples are rougher, but so many observations leave them close together.
-_MOST_DRAWN = 200_000_000
-_FEWEST_RESAMPLES = 200
+# What 1,000 resamples of more observations come to is computed: they would take seconds, and differ from it by less
+# than from one another.
+MOST_RESAMPLED = 5_000
 
 Samples = NDArray[np.void]
 Floats = NDArray[np.float64]
@@ -114,13 +119,15 @@ def combine(
     counted = [replace(run, samples=_counted(run, load)) for run in runs]
     counted_s = math.fsum(_counted_s(run, load) for run in runs)
     pooled, endpoints = _statistics(counted, counted_s, late_limit_ms, seed if intervals else None)
+    timeline, percentile_timeline = _timelines([run.samples for run in runs])
     return Summary(
         counted_s=counted_s,
         late_limit_ms=late_limit_ms,
         pooled=pooled,
         endpoints=endpoints,
-        timeline=_timeline([run.samples for run in runs]),
+        timeline=timeline,
         arrivals=_arrivals(counted) if load == "open" else None,
+        percentile_timeline=percentile_timeline,
     )
 
 
@@ -268,7 +275,14 @@ class _Columns:
 
 def _in_order(rows: Samples) -> Samples:
     """By scheduled start; every field breaks ties, so that the order in which files were merged cannot show."""
-    return rows[np.lexsort([rows[name] for name in reversed(SAMPLE_DTYPE.names or ())])]
+    rows = rows[np.argsort(rows["scheduled_us"], kind="stable")]
+    again = rows["scheduled_us"][1:] == rows["scheduled_us"][:-1]
+    tied = np.flatnonzero(np.append(again, False) | np.append(False, again))
+    if len(tied):
+        # ties are few, and sorting by seven fields takes ten times as long as by one
+        same = rows[tied]
+        rows[tied] = same[np.lexsort([same[name] for name in reversed(SAMPLE_DTYPE.names or ())])]
+    return rows
 
 
 def _latency_ms(rows: Samples) -> Floats:
@@ -334,7 +348,17 @@ def _endpoint_stats(
         outcomes={name: int(n) for name, n in zip(outcomes, counts, strict=True) if n},
         latency=latency,
         service=service,
+        distribution=_distribution(good.latency_ms),
     )
+
+
+def _distribution(latency_ms: Floats) -> Distribution | None:
+    if not len(latency_ms):
+        return None
+    # what took no measurable time is in the bin of 1 µs, the clock's resolution
+    bins = np.floor(BINS_PER_DECADE * np.log10(np.maximum(latency_ms, 1e-3))).astype(np.int64)
+    first = int(bins.min())
+    return Distribution(BINS_PER_DECADE, first, tuple(np.bincount(bins - first).tolist()))
 
 
 def _latencies(good: _Columns, seed: Sequence[int] | None) -> tuple[Latency | None, Latency | None]:
@@ -346,7 +370,15 @@ def _latencies(good: _Columns, seed: Sequence[int] | None) -> tuple[Latency | No
     lengths = np.bincount(good.run)
     lengths = lengths[lengths > 0]
     series = [good.latency_ms, good.service_ms]
-    intervals = bootstrap_percentiles(series, lengths, block_length(good.latency_ms, lengths), seed)
+    block = block_length(good.latency_ms, lengths)
+    if len(good.run) <= MOST_RESAMPLED:
+        intervals = bootstrap_percentiles(series, lengths, block, seed)
+    else:
+        draws = [_draws(int(length), block) for length in lengths]
+        intervals = [
+            bootstrap_limit.percentile_bounds(values, lengths, draws, PERCENTILES, CONFIDENCE, seed)
+            for values in series
+        ]
     latency, service = (_latency(values, bounds) for values, bounds in zip(series, intervals, strict=True))
     return latency, service
 
@@ -423,8 +455,9 @@ def _autocovariance(values: Floats, run_lengths: Ints, lags: int) -> Floats:
     total = np.zeros(lags + 1)
     for part in np.split(values, np.cumsum(run_lengths)[:-1]):
         # padded to twice its length, so that the end does not wrap round to the start
-        transformed = np.fft.rfft(part, 2 * len(part))
-        products = np.fft.irfft(np.abs(transformed) ** 2, 2 * len(part))[: min(lags + 1, len(part))]
+        size = fft.next_fast_len(2 * len(part), real=True)
+        transformed = fft.rfft(part, size)
+        products = fft.irfft(transformed.real**2 + transformed.imag**2, size)[: min(lags + 1, len(part))]
         total[: len(products)] += products
     return total / len(values)
 
@@ -446,11 +479,10 @@ def bootstrap_percentiles(
     draws = [_draws(int(length), block) for length in run_lengths]
     size = sum(count * width for count, width in draws)
     ranks = [-(-size * percentile // 100) for percentile in PERCENTILES]
-    resamples = min(RESAMPLES, max(_FEWEST_RESAMPLES, _MOST_DRAWN // n))
-    found = [np.empty((resamples, len(PERCENTILES))) for _ in series]
+    found = [np.empty((RESAMPLES, len(PERCENTILES))) for _ in series]
     step = max(1, _CHUNK // n)
-    for first in range(0, resamples, step):
-        rows = min(step, resamples - first)
+    for first in range(0, RESAMPLES, step):
+        rows = min(step, RESAMPLES - first)
         counts = np.concatenate(
             [_coverage(rng, rows, int(length), *draw) for length, draw in zip(run_lengths, draws, strict=True)],
             axis=1,
@@ -486,22 +518,33 @@ def _coverage(rng: np.random.Generator, rows: int, length: int, count: int, widt
 # --- timeline ------------------------------------------------------------------------------------------------------
 
 
-def _timeline(runs: Sequence[Samples]) -> tuple[TimeBucket, ...]:
-    """All requests by scheduled start, from the origin or the first request, empty buckets included."""
+def _timelines(runs: Sequence[Samples]) -> tuple[tuple[TimeBucket, ...], tuple[TimeBucket, ...]]:
+    """All requests by scheduled start, from the origin or the first request, empty buckets included: in buckets as
+    narrow as a plot can show, and in the narrowest that mostly hold enough successes for a p99."""
     scheduled_us = np.concatenate([rows["scheduled_us"] for rows in runs])
     if not len(scheduled_us):
-        return ()
-    first_us, last_us = min(0, int(scheduled_us.min())), int(scheduled_us.max())
-    span_s = (last_us - first_us) / 1e6
-    width_s = next((width for width in _BUCKETS_S if span_s / width <= _MOST_BUCKETS), _BUCKETS_S[-1])
-    width_us = width_s * 1_000_000
+        return (), ()
     order = np.argsort(scheduled_us, kind="stable")
+    scheduled_us = scheduled_us[order]
     latency_ms = np.concatenate([_latency_ms(rows) for rows in runs])[order]
     ok = np.concatenate([rows["outcome"] == OUTCOME_OK for rows in runs])[order]
-    numbers = range(first_us // width_us, last_us // width_us + 1)
-    edges = np.searchsorted(
-        scheduled_us, [number * width_us for number in (*numbers, numbers.stop)], sorter=order
-    ).tolist()
+    span_s = (int(scheduled_us[-1]) - min(0, int(scheduled_us[0]))) / 1e6
+    widths = [width for width in _BUCKETS_S if span_s / width <= _MOST_BUCKETS] or [_BUCKETS_S[-1]]
+    timeline = _timeline(widths[0], scheduled_us, latency_ms, ok)
+    coarse, enough = timeline, METRICS["p99_ms"].min_count
+    for width_s in widths[1:]:
+        held = sorted(bucket.requests - bucket.failures for bucket in coarse if bucket.requests)
+        if held[len(held) // 2] >= enough or span_s / width_s < _FEWEST_PERCENTILE_BUCKETS:
+            break
+        coarse = _timeline(width_s, scheduled_us, latency_ms, ok)
+    return timeline, coarse
+
+
+def _timeline(width_s: int, scheduled_us: Ints, latency_ms: Floats, ok: Booleans) -> tuple[TimeBucket, ...]:
+    """Of requests in the order of their scheduled start."""
+    width_us = width_s * 1_000_000
+    numbers = range(min(0, int(scheduled_us[0])) // width_us, int(scheduled_us[-1]) // width_us + 1)
+    edges = np.searchsorted(scheduled_us, [number * width_us for number in (*numbers, numbers.stop)]).tolist()
     return tuple(
         _bucket(float(number * width_s), latency_ms[low:high], ok[low:high])
         for number, (low, high) in zip(numbers, pairwise(edges), strict=True)
@@ -516,4 +559,4 @@ def _bucket(start_s: float, latency_ms: Floats, ok: Booleans) -> TimeBucket:
         enough = len(good) >= METRICS[f"p{q}_ms"].min_count
         return float(good[-(-len(good) * q // 100) - 1]) if enough else None
 
-    return TimeBucket(start_s, len(ok), len(ok) - len(good), percentile(50), percentile(95))
+    return TimeBucket(start_s, len(ok), len(ok) - len(good), percentile(50), percentile(95), percentile(99))

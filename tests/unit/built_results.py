@@ -14,6 +14,7 @@ from harness.model import (
     ArrivalStats,
     Benchmark,
     CacheDelta,
+    Distribution,
     EndpointStats,
     Estimate,
     IndexDelta,
@@ -127,6 +128,13 @@ def latency(count: int, median_ms: float) -> Latency | None:
     )
 
 
+def distribution(count: int, median_ms: float) -> Distribution | None:
+    """Bins around the median, as many to each side."""
+    if not count:
+        return None
+    return Distribution(20, math.floor(20 * math.log10(median_ms)) - 3, (1, 4, 9, 12, 9, 5, 3, 0, 1))
+
+
 def endpoint(name: str | None, requests: int, failures: int, median_ms: float) -> EndpointStats:
     outcomes = {"ok": requests - failures} | ({"timeout": failures} if failures else {})
     return EndpointStats(
@@ -141,6 +149,7 @@ def endpoint(name: str | None, requests: int, failures: int, median_ms: float) -
         outcomes=outcomes,
         latency=latency(requests - failures, median_ms),
         service=latency(requests - failures, median_ms * 0.97),
+        distribution=distribution(requests - failures, median_ms),
     )
 
 
@@ -158,7 +167,10 @@ def summary(speed: float) -> Summary:
         )
         for s in range(75)
     )
-    return Summary(60.0, 200.0, pooled, endpoints, timeline)
+    by_percentile = tuple(
+        TimeBucket(5.0 * i, 265, 0, 26.0 * speed, speed * (70.0 + i), speed * (110.0 + i)) for i in range(15)
+    )
+    return Summary(60.0, 200.0, pooled, endpoints, timeline, percentile_timeline=by_percentile)
 
 
 def statement(
@@ -304,6 +316,8 @@ def result(profile: Profile, number: int = 1, *, delta: ServerDelta | None = Non
             "cpu_pct.odoo": tuple((float(s), 70 + 20 * math.sin(s / 6)) for s in range(75)),
             "cpu_pct.postgres": tuple((float(s), 20 + 5 * math.sin(s / 4)) for s in range(75)),
             "pool.odoo.sv_active": tuple((float(s), float(s % 5)) for s in range(75)),
+            "postgres.wait.none": tuple((float(s), float(s % 3)) for s in range(75)),
+            "postgres.wait.IO": tuple((float(s), float(s % 2)) for s in range(75)),
         },
         warnings=("Load generator: its loop lagged by 12 ms at most; use more workers if that rises.",),
         slow=slow(profile),

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from harness import summary, threshold
+from harness import bootstrap_limit, summary, threshold
 from harness.errors import InputError
-from harness.model import SAMPLE, ArrivalStats, Estimate, Phases
+from harness.model import SAMPLE, ArrivalStats, Distribution, Estimate, Phases
 
 STEADY = Phases("2026-02-03T00:00:00Z", 0, 10_000_000, 40_000_000, 41_000_000)
 OUTCOMES = ("ok", "fault 2", "timeout")
@@ -336,16 +336,74 @@ def test_what_is_judged_over_a_window_comes_from_samples():
             assert found[name][None] is not None
 
 
-def test_large_samples_are_resampled_less_often(monkeypatch):
-    drawn = []
-    coverage = summary._coverage
-    monkeypatch.setattr(summary, "_coverage", lambda rng, rows, *rest: drawn.append(rows) or coverage(rng, rows, *rest))
+@pytest.mark.parametrize("rho", [0, 0.9, 0.99])
+def test_what_resampling_comes_to_is_computed_for_many_observations(rho, monkeypatch):
+    """The bounds differ from drawn ones by less than a fifth of the interval: 1,000 resamples leave about a tenth."""
     monkeypatch.setattr(summary, "RESAMPLES", 1000)
-    monkeypatch.setattr(summary, "_MOST_DRAWN", 30_000)
-    for n, expected in ((10, 1000), (100, 300), (1000, 200)):
-        drawn.clear()
-        summary.bootstrap_percentiles([np.arange(float(n))], np.array([n]), 5, [1])
-        assert sum(drawn) == expected
+    values = np.concatenate([ar1(3000, rho, 1), 1.1 * ar1(5000, rho, 2)])
+    lengths = np.array([3000, 5000])
+    block = summary.block_length(values, lengths)
+    draws = [summary._draws(int(length), block) for length in lengths]
+    assert (sum(count for count, _ in draws) < bootstrap_limit.FEW_BLOCKS) == (rho > 0)
+    (drawn,) = summary.bootstrap_percentiles([values], lengths, block, [1])
+    computed = bootstrap_limit.percentile_bounds(values, lengths, draws, summary.PERCENTILES, 0.95, [1])
+    for percentile, (low, high) in drawn.items():
+        assert computed[percentile] == pytest.approx((low, high), abs=0.2 * (high - low))
+
+
+def test_computed_bounds_are_exact_where_every_resample_is_the_data():
+    lengths, values = np.array([3000, 3000]), np.arange(6000.0)
+    found = bootstrap_limit.percentile_bounds(values, lengths, [(1, 3000)] * 2, summary.PERCENTILES, 0.95, [1])
+    assert found == {50: (2999, 2999), 90: (5399, 5399), 95: (5699, 5699), 99: (5939, 5939)}
+
+
+def test_computed_bounds_hold_equal_values_and_outliers():
+    values = np.repeat([1.0, 2.0, 9e9], [4000, 1999, 1])
+    bounds = bootstrap_limit.percentile_bounds(values, np.array([6000]), [(6000, 1)], summary.PERCENTILES, 0.95, [1])
+    assert bounds == {50: (1, 1), 90: (2, 2), 95: (2, 2), 99: (2, 2)}
+
+
+def test_computed_intervals_cover_the_truth():
+    """As those that are drawn: p95 of correlated latencies, 95 % is the aim."""
+    truth, covered = math.exp(1.6448536), 0
+    for seed in range(60):
+        values, lengths = ar1(6000, 0.9, seed), np.array([6000])
+        draws = [summary._draws(6000, summary.block_length(values, lengths))]
+        low, high = bootstrap_limit.percentile_bounds(values, lengths, draws, (95,), 0.95, [seed])[95]
+        covered += low <= truth <= high
+    assert covered >= 51
+
+
+def test_large_samples_take_the_computed_bounds(monkeypatch):
+    rows = steady([1000 + i % 97 for i in range(300)])
+    drawn = summarise(rows)
+    monkeypatch.setattr(summary, "MOST_RESAMPLED", 100)
+    monkeypatch.setattr(summary, "bootstrap_percentiles", None)
+    computed = summarise(rows)
+    assert computed.pooled.latency.p95_ms.value == drawn.pooled.latency.p95_ms.value
+    assert computed.pooled.latency.p95_ms.low == pytest.approx(drawn.pooled.latency.p95_ms.low, abs=0.003)
+
+
+def test_a_distribution_counts_every_success_in_bins_that_all_share():
+    result = summarise(steady([1000, 1121, 1123, 250_000, 0]) + steady([5], outcome=1) + steady([1000], endpoint=1))
+    whole, second = result.endpoints[0].distribution, result.endpoints[1].distribution
+    assert (whole.bins_per_decade, whole.first_bin) == (20, -60)
+    counted = {whole.first_bin + i: count for i, count in enumerate(whole.counts) if count}
+    assert counted == {-60: 1, 0: 2, 1: 1, 47: 1}
+    assert second == Distribution(20, 0, (1,))
+    assert sum(result.pooled.distribution.counts) == 6
+    assert summarise(steady([5], outcome=1)).pooled.distribution is None
+
+
+def test_percentiles_over_time_have_buckets_wide_enough_for_a_p99():
+    rows = [(at * 20_000, 0, 1000 + at % 7, 0, 0) for at in range(6000)]  # 50 a second for 120 s
+    result = summarise(rows, load="stages")
+    assert len(result.timeline) == 120
+    assert all(bucket.p99_ms is None for bucket in result.timeline)
+    assert [bucket.start_s for bucket in result.percentile_timeline] == [5.0 * i for i in range(24)]
+    assert all(bucket.p99_ms for bucket in result.percentile_timeline)
+    few = summarise(rows[:600], load="stages")
+    assert len(few.percentile_timeline) == len(few.timeline) == 12
 
 
 def test_blocks_never_cross_a_run():
