@@ -70,9 +70,11 @@ def judge(directory: BenchmarkDir) -> Judged:
         conclusion=conclusion(pairs),
     )
     directory.write(benchmark)
-    directory.write_report(report.render_benchmark(benchmark))
+    digest = rundir.evidence_sha256(directory.runs())
+    directory.write_report(report.render_benchmark(benchmark, digest))
     reasons = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)
-    return runner.judged(f"{directory.path.name}, day40", day40, reasons, directory.report_path)
+    made = runner.judged(f"{directory.path.name}, day40", day40, reasons, directory.report_path)
+    return dataclasses.replace(made, evidence_sha256=digest)
 
 
 def conclusion(pairs: int) -> str:
