@@ -14,6 +14,7 @@ from harness.threshold import METRICS
 from harness.units import format_duration, format_ms, format_rps
 
 FASTEST_SHOWN = 2
+SLOWEST_SHOWN = 3
 NOT_MET_SHOWN = 4
 
 State = Literal["pass", "fail", "invalid", "no_data"]
@@ -35,7 +36,7 @@ def run_headline(result: RunResult) -> Headline:
     return Headline(
         *_passed(result.meta.profile, result, _invalid(result), _aborted(result)),
         (*_aborted(result), *_not_met(result.verdicts), _criteria_count(result)),
-        (*_slowest(result.meta.profile, result), *_load(result)),
+        (*_slowest(result.meta.profile, result, SLOWEST_SHOWN), *_load(result)),
         (*_validity([result]), *_confidences(result.verdicts)),
     )
 
@@ -131,7 +132,7 @@ def _criteria_count(result: RunResult) -> str:
     )
 
 
-def _slowest(name: str, result: RunResult) -> tuple[str, ...]:
+def _slowest(name: str, result: RunResult, shown: int = 1) -> tuple[str, ...]:
     known = [
         (stats.latency.p95_ms.value, stats.endpoint)
         for stats in result.summary.endpoints
@@ -139,8 +140,10 @@ def _slowest(name: str, result: RunResult) -> tuple[str, ...]:
     ]
     if not known:
         return (f"Slowest on {name}: no data, no endpoint has enough successes for a p95.",)
-    p95_ms, endpoint = max(known)
-    return (f"Slowest on {name}: {endpoint}, p95 {format_ms(p95_ms)}.",)
+    return tuple(
+        f"{'Then' if number else f'Slowest on {name}'}: {endpoint}, p95 {format_ms(p95_ms)}."
+        for number, (p95_ms, endpoint) in enumerate(sorted(known, reverse=True)[:shown])
+    )
 
 
 def _load(result: RunResult) -> tuple[str, ...]:
