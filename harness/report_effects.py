@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.model import Benchmark, Effect, EffectMetric, EffectVerdict, EndpointComparison, NoiseFloor
 from harness.report_text import MINUS, figure
 
-REGRESSED_SHOWN = 3
+REGRESSED_SHOWN = 2
 # metric -> (its name in a table's head, the unit of an absolute change), in the order of the columns
 METRICS: Mapping[EffectMetric, tuple[str, str]] = {
     "p50_ms": ("p50", "ms"),
@@ -118,12 +118,12 @@ def _pooled_lines(pooled: EndpointComparison) -> list[str]:
 def _regressed_lines(rows: Sequence[EndpointComparison]) -> list[str]:
     """Whatever got worse is named, in any figure."""
     worse = [
-        f"{row.endpoint}: {METRICS[metric][0]} {_whole(effect, metric)}"
+        f"{row.endpoint}, "
+        + ", ".join(f"{METRICS[metric][0]} {_whole(effect, metric)}" for metric, effect in found.items())
         for row in rows
-        for metric, effect in row.effects.items()
-        if effect.verdict == "regressed"
+        if (found := {metric: one for metric, one in row.effects.items() if one.verdict == "regressed"})
     ]
-    more = f" and {len(worse) - REGRESSED_SHOWN} more" if len(worse) > REGRESSED_SHOWN else ""
+    more = f"; and {len(worse) - REGRESSED_SHOWN} more" if len(worse) > REGRESSED_SHOWN else ""
     return [f"Regressed: {'; '.join(worse[:REGRESSED_SHOWN])}{more}."] if worse else []
 
 
