@@ -251,9 +251,12 @@ def judge(directory: BenchmarkDir) -> Judged:
         reasons=counted.reasons,
     )
     directory.write(benchmark)
-    directory.write_report(report.render_benchmark(benchmark))
+    digest = rundir.evidence_sha256(directory.runs())
+    directory.write_report(report.render_benchmark(benchmark, digest))
     of_runs = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)
-    return runner.judged(f"{directory.path.name}, day40", day40, (*counted.reasons, *of_runs), directory.report_path)
+    reasons = (*counted.reasons, *of_runs)
+    made = runner.judged(f"{directory.path.name}, day40", day40, reasons, directory.report_path)
+    return dataclasses.replace(made, evidence_sha256=digest)
 
 
 def _floor_of(directory: BenchmarkDir, like: RunMeta, pairs: int) -> tuple[NoiseFloor | None, tuple[str, ...]]:

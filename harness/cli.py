@@ -71,7 +71,10 @@ EXAMPLES = {
   dairyperf plans --herd 2550           the 20 most critical queries at 10 times the herd, both profiles
   dairyperf plans --profile day40
 """,
-    "report": "examples:\n  dairyperf report reports/runs/20261123T134500Z-quick-day40\n",
+    "report": """examples:
+  dairyperf report reports/runs/20261123T134500Z-quick-day40
+  dairyperf report reports/runs/20261123T134500Z-benchmark --screenshot first-screen.png
+""",
     "indexes": """examples:
   dairyperf indexes check                         are all of Day 32 there, valid, as specified, on every partition?
   dairyperf indexes create --profile day31        build them under load; goes on where it was stopped
@@ -218,6 +221,9 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", "judge runs and render their reports again, from their files alone")
     report.add_argument("directories", nargs="+", type=Path, metavar="DIR")
+    report.add_argument(
+        "--screenshot", type=_path, metavar="FILE", help="also the report's first screen as a PNG file (of one DIR)"
+    )
 
     index = command("indexes", "create, drop or check the indexes of Day 32 in a database that is in use")
     index.add_argument("action", choices=["create", "drop", "check"])
@@ -460,18 +466,34 @@ def _plans(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from harness import benchmark, rundir, runner
 
+    if arguments.screenshot and len(arguments.directories) > 1:
+        raise InputError(f"--screenshot {arguments.screenshot}: a picture of one report; name one directory")
     codes = []
     for directory in arguments.directories:
         try:
             session = rundir.BenchmarkDir(directory)
             if rundir.is_benchmark(directory):
-                codes.append(_show_noise(session) if benchmark.is_noise(session) else _show(benchmark.judge(session)))
+                if benchmark.is_noise(session):
+                    codes.append(_show_noise(session))
+                    continue
+                judged = benchmark.judge(session)
             else:
-                codes.append(_show(runner.judge(runner.open_run(directory))))
+                judged = runner.judge(runner.open_run(directory))
+            codes.append(_show(judged))
+            if arguments.screenshot:
+                _screenshot(judged.report, arguments.screenshot)
         except HarnessError as error:
             err.print(f"dairyperf: {error}", style="red")
             codes.append(error.exit_code)
     return runner.worst(codes)
+
+
+def _screenshot(page: Path, picture: Path) -> None:
+    from harness import screenshot
+    from harness.services import provision
+
+    screenshot.take(provision.browser(_say), page, picture)
+    out.print(f"picture: {picture}", markup=False)
 
 
 def _show(judged: Judged) -> int:
@@ -485,6 +507,8 @@ def _show(judged: Judged) -> int:
         out.print(f"INVALID: {reason}", markup=False)
     if judged.aborted is not None:
         out.print(f"ENDED EARLY: {judged.aborted}", markup=False)
+    if judged.evidence_sha256 is not None:
+        out.print(f"evidence: sha256 {judged.evidence_sha256}", markup=False)
     out.print(f"report: {judged.report}", markup=False)
     _add_step_summary(judged.markdown)
     return judged.exit_code

@@ -19,6 +19,9 @@ from harness import compare, report_facts, report_pictures, report_plans
 from harness.index_findings import index_rows
 from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
 from harness.report_attribution import attributed
+from harness.report_checklists import acceptance
+from harness.report_effects import FIRST, REST, effect_rows, floor_text
+from harness.report_effects import METRICS as EFFECTS
 from harness.report_facts import Sides
 from harness.report_headline import benchmark_headline, run_headline
 from harness.report_text import (
@@ -31,6 +34,7 @@ from harness.report_text import (
     shortened,
     signed_pct,
     slow_basis,
+    subject,
 )
 from harness.server_metrics import seq_scan_shares
 from harness.statements import over_endpoints
@@ -81,6 +85,9 @@ STATUS_WORDS = {
     "not_shown": "not shown",
     "not_measured": "not measured",
 }
+STATE_WORDS = {"pass": "Pass", "fail": "Fail", "invalid": "Invalid", "no_data": "Cannot say"}
+# Who signs Milestone 4 (§3, Day 40), and who reviews the report.
+SIGNERS = ("QA", "Dev 1, backend lead", "Dev 2, full stack and DevOps", "Dev 3, frontend and mobile lead")
 CONFIDENCE_WORDS = {
     "clear": "clear: the interval lies on one side of the limit",
     "straddles": "open: the limit lies inside the interval",
@@ -99,8 +106,8 @@ REQUIREMENTS = (
 )
 
 
-def render_run(result: RunResult) -> str:
-    """The page of one run, as HTML5 text."""
+def render_run(result: RunResult, evidence_sha256: str | None = None) -> str:
+    """The page of one run, as HTML5 text. evidence_sha256: of the files it was made from, what a signature is for."""
     profile = result.meta.profile
     rows = tuple(
         EndpointComparison(
@@ -118,6 +125,9 @@ def render_run(result: RunResult) -> str:
         "run.html.j2",
         sides=sides,
         result=result,
+        judged=result,
+        targets=compare.targets(result, result),
+        evidence_sha256=evidence_sha256,
         headline=run_headline(result),
         warnings=_warnings((result,)),
         statements=statements[:TOP_STATEMENTS],
@@ -126,14 +136,19 @@ def render_run(result: RunResult) -> str:
     )
 
 
-def render_benchmark(benchmark: Benchmark) -> str:
-    """The page of a Day 31 against Day 40 benchmark, as HTML5 text."""
+def render_benchmark(benchmark: Benchmark, evidence_sha256: str | None = None) -> str:
+    """The page of a Day 31 against Day 40 benchmark, as HTML5 text. evidence_sha256: as of `render_run`."""
     day31, day40 = benchmark.day31, benchmark.day40
     sides: Sides = (("day31", day31), ("day40", day40))
     return _render(
         "benchmark.html.j2",
         sides=sides,
         benchmark=benchmark,
+        judged=day40,
+        targets=benchmark.targets,
+        effect_rows=effect_rows(benchmark),
+        floor=floor_text(benchmark.noise_floor),
+        evidence_sha256=evidence_sha256,
         headline=benchmark_headline(benchmark),
         warnings=(*benchmark.warnings, *_warnings((*benchmark.runs, day31, day40))),
         statements=benchmark.statements[:TOP_STATEMENTS],
@@ -257,6 +272,7 @@ def _environment() -> jinja2.Environment:
         shortened=shortened,
         signed_pct=signed_pct,
         slow_basis=slow_basis,
+        subject=subject,
         statement_label=compare.statement_label,
         svg=Markup,
         change_text=change_text,
@@ -268,7 +284,13 @@ def _environment() -> jinja2.Environment:
         REQUIREMENTS=REQUIREMENTS,
         TUNED_SETTINGS=TUNED_SETTINGS,
         SLOW_SHOWN=TOP_SLOW,
+        STATE_WORDS=STATE_WORDS,
+        SIGNERS=SIGNERS,
+        EFFECTS=EFFECTS,
+        FIRST_EFFECTS=FIRST,
+        REST_EFFECTS=REST,
         criteria=compare.criteria,
+        acceptance=acceptance,
     )
     return environment
 

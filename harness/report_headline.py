@@ -8,11 +8,13 @@ from typing import Literal
 
 from harness import compare, verdict_text
 from harness.model import PROFILES, Benchmark, RunResult, Verdict
+from harness.report_effects import effect_lines, floor_text
 from harness.report_text import figure, signed_pct
 from harness.threshold import METRICS
 from harness.units import format_duration, format_ms, format_rps
 
-FASTEST_SHOWN = 3
+FASTEST_SHOWN = 2
+SLOWEST_SHOWN = 3
 NOT_MET_SHOWN = 4
 
 State = Literal["pass", "fail", "invalid", "no_data"]
@@ -34,8 +36,8 @@ def run_headline(result: RunResult) -> Headline:
     return Headline(
         *_passed(result.meta.profile, result, _invalid(result), _aborted(result)),
         (*_aborted(result), *_not_met(result.verdicts), _criteria_count(result)),
-        _slowest(result),
-        _confidences(result.verdicts),
+        (*_slowest(result.meta.profile, result, SLOWEST_SHOWN), *_load(result)),
+        (*_validity([result]), *_confidences(result.verdicts)),
     )
 
 
@@ -53,6 +55,7 @@ def benchmark_headline(benchmark: Benchmark) -> Headline:
         )
         for profile in PROFILES
     }
+    effects = effect_lines(benchmark)
     return Headline(
         *_passed("Day 40", day40, invalid, aborted["day40"]),
         (
@@ -62,8 +65,13 @@ def benchmark_headline(benchmark: Benchmark) -> Headline:
             _target_count(benchmark),
             _criteria_count(day40),
         ),
-        _faster(benchmark),
-        (benchmark.conclusion, *_confidences(day40.verdicts)),
+        (*(effects or _faster(benchmark)), *_slowest("Day 40", day40)),
+        (
+            *_validity(benchmark.runs),
+            benchmark.conclusion,
+            *((floor_text(benchmark.noise_floor),) if effects else ()),
+            *_confidences(day40.verdicts),
+        ),
     )
 
 
@@ -125,12 +133,21 @@ def _criteria_count(result: RunResult) -> str:
     )
 
 
-def _slowest(result: RunResult) -> tuple[str, ...]:
+def _slowest(name: str, result: RunResult, shown: int = 1) -> tuple[str, ...]:
     known = [
         (stats.latency.p95_ms.value, stats.endpoint)
         for stats in result.summary.endpoints
         if stats.latency and stats.latency.p95_ms
     ]
+    if not known:
+        return (f"Slowest on {name}: no data, no endpoint has enough successes for a p95.",)
+    return tuple(
+        f"{'Then' if number else f'Slowest on {name}'}: {endpoint}, p95 {format_ms(p95_ms)}."
+        for number, (p95_ms, endpoint) in enumerate(sorted(known, reverse=True)[:shown])
+    )
+
+
+def _load(result: RunResult) -> tuple[str, ...]:
     pooled = result.summary.pooled
     lines = [
         f"{pooled.requests:,} requests in {format_duration(result.summary.counted_s)}: "
@@ -138,12 +155,18 @@ def _slowest(result: RunResult) -> tuple[str, ...]:
     ]
     if result.summary.arrivals is not None:
         lines.append(f"{verdict_text.arrivals_text(result.summary.arrivals)}.")
-    if known:
-        p95_ms, name = max(known)
-        lines.append(f"Slowest endpoint: {name}, p95 {format_ms(p95_ms)}.")
-    else:
-        lines.append("Slowest endpoint: no data, none has enough successes for a p95.")
     return tuple(lines)
+
+
+def _validity(runs: Sequence[RunResult]) -> tuple[str, ...]:
+    """Whether every run can be trusted; which one cannot, and why, is part of the verdict."""
+    if not runs:
+        return ("No run is left to look at.",)
+    broken = sum(bool(_invalid(run)) for run in runs)
+    if broken:
+        return (f"{broken} of {len(runs)} runs invalid." if len(runs) > 1 else "The run is invalid.",)
+    name = f"All {len(runs)} runs are" if len(runs) > 1 else "The run is"
+    return (f"{name} valid: nothing sent was lost, the load generator kept up.",)
 
 
 def _faster(benchmark: Benchmark) -> tuple[str, ...]:

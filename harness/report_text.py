@@ -13,6 +13,7 @@ from harness.units import format_bytes, format_count, format_duration, format_ms
 
 MINUS = "\N{MINUS SIGN}"
 QUERY_CHARS = 1500
+SUBJECT_CHARS = 40
 NO_DATA = "no data"
 FORMATS: Mapping[str, Callable[[float], str]] = {
     "ms": format_ms,
@@ -104,6 +105,12 @@ def slow_basis(slow: SlowStatements) -> str:
     """Among how many statements the slow ones were sought."""
     lines = f"{slow.logged:,} logged"
     return f"{lines} statements" if slow.executed is None else f"about {slow.executed:,.0f} statements ({lines})"
+
+
+def subject(warning: str) -> str:
+    """What a warning is about: its words before the colon, else its start."""
+    place, colon, _ = warning.partition(":")
+    return place if colon and len(place) <= SUBJECT_CHARS else f"{warning[:SUBJECT_CHARS].rstrip()}…"
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import math
@@ -48,6 +49,8 @@ _VERDICTS = "verdicts.json"
 _JUNIT = "junit.xml"
 _MARKDOWN = "summary.md"
 _REPORT = "report.html"
+# What was measured, of one run. The rest is derived, or (locust.log) may still be written to.
+_EVIDENCE = (_META, _NAMES, _SAMPLES, "snapshot-*.json", _STATEMENT_LOG, _PROBES, _ODOO_REQUESTS, "plans/*.json")
 _BENCHMARK = "benchmark.json"
 _RUNS = "runs"
 _ASIDE = "aside"
@@ -246,6 +249,10 @@ class RunDir:
         """The slow-query inventory."""
         return self.path / "slow_queries.csv"
 
+    def evidence_paths(self) -> list[Path]:
+        """The files that were measured."""
+        return [path for pattern in _EVIDENCE for path in self.path.glob(pattern)]
+
     def missing_parts(self, derived: bool = True) -> list[str]:
         """Parts of a complete run that are absent or empty; with derived=False only those that cannot be made again
         from the rest."""
@@ -253,6 +260,26 @@ class RunDir:
         made = [_VERDICTS, _JUNIT, _MARKDOWN, _REPORT] if derived else []
         missing = [name for name in measured + made if not _has_bytes(self.path / name)]
         return missing if any(map(_has_bytes, self.path.glob(_SAMPLES))) else [*missing, _SAMPLES]
+
+
+def evidence_sha256(runs: Sequence[RunDir]) -> str:
+    """What a signature under a report is for: SHA-256 over the lines "<SHA-256>  <run>/<file>", as sha256sum writes
+    them, of every measured file of the runs by name. Raises InputError."""
+    files = sorted(
+        (f"{run.path.name}/{path.relative_to(run.path).as_posix()}", path)
+        for run in runs
+        for path in run.evidence_paths()
+    )
+    lines = "".join(f"{_sha256(path)}  {name}\n" for name, path in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as fault:
+        raise InputError(f"{path}: {fault.strerror}; restore the file or name another directory") from fault
 
 
 def create(root: Path, scenario: str, profile: Profile, now: datetime) -> RunDir:

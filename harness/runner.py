@@ -56,7 +56,8 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What a judgement comes to; `exit_code` as in the command line's help. reasons: why it is invalid. aborted: the
-    limit that ended the load early. markdown: all of it as a page for a pull request."""
+    limit that ended the load early. markdown: all of it as a page for a pull request. evidence_sha256: of the files
+    it was made from, see `harness.rundir`."""
 
     title: str
     verdicts: tuple[Verdict, ...]
@@ -65,6 +66,7 @@ class Judged:
     report: Path
     markdown: str
     exit_code: int
+    evidence_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,8 @@ def judge(directory: RunDir) -> Judged:
     """Judges a finished run from its files; see `read` and `write_judgement`."""
     evidence = read(directory)
     result = write_judgement(directory, evidence)
-    return judged(result.meta.run_id, result, result.meta.reasons, directory.report_path)
+    made = judged(result.meta.run_id, result, result.meta.reasons, directory.report_path)
+    return dataclasses.replace(made, evidence_sha256=rundir.evidence_sha256([directory]))
 
 
 def judged(title: str, result: RunResult, reasons: tuple[str, ...], report_path: Path) -> Judged:
@@ -190,7 +193,7 @@ def write_judgement(directory: RunDir, evidence: Evidence) -> RunResult:
     rundir.write_atomic(directory.pg_scans_path, server_csv.pg_scans_csv(evidence.servers))
     if result.slow is not None:
         rundir.write_atomic(directory.slow_queries_path, slow_statements.csv_text(result.slow))
-    directory.write_report(report.render_run(result))
+    directory.write_report(report.render_run(result, rundir.evidence_sha256([directory])))
     return result
 
 

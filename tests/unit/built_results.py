@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import built_plans
 
@@ -15,11 +16,16 @@ from harness.model import (
     Benchmark,
     CacheDelta,
     Distribution,
+    Effect,
+    EffectMetric,
+    EffectVerdict,
+    EndpointComparison,
     EndpointStats,
     Estimate,
     IndexDelta,
     Latency,
     Metrics,
+    NoiseFloor,
     OdooUse,
     Phases,
     PoolDelta,
@@ -385,3 +391,59 @@ def quick_benchmark() -> Benchmark:
     order: tuple[Profile, ...] = ("day31", "day40", "day40", "day31")
     runs = [result(profile, number) for number, profile in enumerate(order, start=1)]
     return benchmark(result("day31"), result("day40"), runs)
+
+
+def effect(change: float, verdict: EffectVerdict, spread: float = 3.0, **other: Any) -> Effect:
+    """Ten pairs' effect in percent."""
+    built = Effect(change, change - spread, change + spread, "pct", 0.008, 5.0, 10, verdict, None, "")
+    return replace(built, **other)
+
+
+def effects(p95_pct: float, verdict: EffectVerdict) -> Mapping[EffectMetric, Effect]:
+    """All six figures of an endpoint, one of each kind among them."""
+    pairs_needed = 24 if verdict == "inconclusive" else None
+    return {
+        "p50_ms": effect(p95_pct + 4, verdict, pairs_needed=pairs_needed),
+        "p95_ms": effect(p95_pct, verdict, pairs_needed=pairs_needed),
+        "throughput_rps": effect(1.25, "equivalent", spread=1.5),
+        "failure_ratio": effect(0.0, "equivalent", spread=0.0005, unit="abs", floor=0.001),
+        "db_ms_per_request": effect(-41.0, "improved", spread=6.0),
+        "db_calls_per_request": effect(0.0, "inconclusive", unit="abs", low=None, high=None, p_value=None, note="no test"),
+    }
+
+
+def tested_benchmark() -> Benchmark:
+    """Ten pairs, each endpoint with another verdict."""
+    built = quick_benchmark()
+    of_endpoint: Mapping[str, tuple[float, EffectVerdict]] = {
+        TAG: (-44.0, "improved"),
+        DAILY: (-0.6, "equivalent"),
+        LIST: (12.5, "regressed"),
+        CREATE: (-7.0, "inconclusive"),
+    }
+    day31, day40 = built.day31, built.day40
+    return replace(
+        built,
+        pairs=10,
+        runs=built.runs * 5,
+        endpoints=tuple(replace(row, effects=effects(*of_endpoint[row.endpoint])) for row in built.endpoints),
+        pooled=EndpointComparison(
+            "all endpoints",
+            day31.summary.pooled,
+            day40.summary.pooled,
+            -45.0,
+            -45.0,
+            effects=effects(-23.0, "improved"),
+        ),
+        noise_floor=NoiseFloor(
+            measured_at="2026-02-02T09:00:00Z",
+            host=day40.meta.host,
+            versions=day40.meta.versions,
+            herd=day40.meta.herd,
+            profile="day40",
+            scenario=SCENARIO,
+            pairs=5,
+            floor_pct={"p50_ms": 3.2, "p95_ms": 4.8},
+        ),
+        conclusion="Over 10 pairs Day 40 is faster than Day 31.",
+    )

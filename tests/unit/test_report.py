@@ -18,6 +18,7 @@ from harness.threshold import evaluate
 
 DATA = Path(__file__).parent.parent / "data"
 VOID = {"br", "meta", "use"}
+DIGEST = "c0ffee" * 10 + "beef"
 HOSTILE = '<script>alert("1")</script>'
 
 
@@ -145,7 +146,8 @@ def hostile_benchmark() -> Benchmark:
 
 PAGES = {
     "benchmark": lambda: report.render_benchmark(built.quick_benchmark()),
-    "run": lambda: report.render_run(built.result("day40")),
+    "benchmark-tested": lambda: report.render_benchmark(built.tested_benchmark(), DIGEST),
+    "run": lambda: report.render_run(built.result("day40"), DIGEST),
     "run-day31": lambda: report.render_run(built.result("day31")),
     "run-open": lambda: report.render_run(built.open_load("day40")),
     "benchmark-open": lambda: report.render_benchmark(
@@ -174,7 +176,7 @@ def without_pictures(html: str) -> str:
     return re.sub(r"<svg .*?</svg>", "<svg/>", html, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["benchmark", "run"])
+@pytest.mark.parametrize("name", ["benchmark", "benchmark-tested", "run"])
 def test_page_is_the_golden_one(name, request):
     golden = DATA / f"{name}.golden.html"
     html = rendered(name)
