@@ -53,6 +53,8 @@ EXAMPLES = {
   dairyperf run open --workers 2                      load from two processes
   dairyperf run sustained --abort-window 30s          end early when a limit fails over 30 s
   dairyperf run sustained --stack external:staging.toml   on a stack that somebody else runs
+  dairyperf run quick --baseline reports/runs/DIR     fail where it asks more of the database than that run, or is slower
+  dairyperf run quick --baseline DIR --historical     a baseline of another machine: calls, rows and blocks alone
 """,
     "benchmark": """examples:
   dairyperf benchmark --quick           2 pairs of 60 s: judges the limits
@@ -63,7 +65,11 @@ EXAMPLES = {
   dairyperf plans --herd 2550           the 20 most critical queries at 10 times the herd, both profiles
   dairyperf plans --profile day40
 """,
-    "report": "examples:\n  dairyperf report reports/runs/20261123T134500Z-quick-day40\n",
+    "report": """examples:
+  dairyperf report reports/runs/20261123T134500Z-quick-day40
+  dairyperf report reports/runs/DIR --baseline reports/runs/OTHER     from now on held against the other as well
+""",
+    "schema": "examples:\n  dairyperf schema verdicts > verdicts.schema.json\n",
     "indexes": """examples:
   dairyperf indexes check                         are all of Day 32 there, valid, as specified, on every partition?
   dairyperf indexes create --profile day31        build them under load; goes on where it was stopped
@@ -167,6 +173,28 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument("--toml", action="store_true", help="what is up, as a file for --stack external:FILE")
     which_stack(status)
 
+    def baseline_options(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--baseline",
+            action="append",
+            default=[],
+            type=_path,
+            metavar="DIR",
+            help="hold the run against this stored one, or all runs in this folder or benchmark; repeatable",
+        )
+        added.add_argument(
+            "--baseline-limit",
+            action="append",
+            default=[],
+            metavar="T",
+            help="a ratio to it, as in 'db_calls_per_request <= 1.05'; replaces the same metric's; repeatable",
+        )
+        added.add_argument(
+            "--historical",
+            action="store_true",
+            help="allow a baseline of another machine or other versions; latency is then not judged",
+        )
+
     run = command("run", "run one scenario, judge it and write its report")
     run.add_argument("scenario", help="a name in scenarios/ or the path of a TOML file")
     run.add_argument("--profile", choices=PROFILES, default="day40")
@@ -184,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         help="end the run, and fail, when a limit on samples fails over this long; default never",
     )
     run.add_argument("--out", type=_path, metavar="DIR", help="where runs are kept (default reports/runs)")
+    baseline_options(run)
     stack_options(run)
 
     bench = command("benchmark", "Day 31 against Day 40: both stacks, interleaved runs, verdicts, one report")
@@ -203,6 +232,10 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", "judge runs and render their reports again, from their files alone")
     report.add_argument("directories", nargs="+", type=Path, metavar="DIR")
+    baseline_options(report)
+
+    schema = command("schema", "the JSON schema (draft 2020-12) of a file that runs and benchmarks leave")
+    schema.add_argument("file", choices=["run", "verdicts", "benchmark", "baseline"])
 
     index = command("indexes", "create, drop or check the indexes of Day 32 in a database that is in use")
     index.add_argument("action", choices=["create", "drop", "check"])
@@ -345,7 +378,7 @@ def _runs_root(arguments: argparse.Namespace) -> Path:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from harness import runner
+    from harness import baseline_runs, runner
 
     scenario = runner.load_scenario(
         arguments.scenario,
@@ -354,8 +387,11 @@ def _run(arguments: argparse.Namespace) -> int:
         thresholds=arguments.threshold,
         abort_window=arguments.abort_window,
     )
+    held = baseline_runs.asked(
+        arguments.baseline, arguments.profile, limits=arguments.baseline_limit, historical=arguments.historical
+    )
     with _stack(arguments.profile, arguments):
-        run = runner.run(_runs_root(arguments), scenario, arguments.profile, _say, arguments.workers)
+        run = runner.run(_runs_root(arguments), scenario, arguments.profile, _say, arguments.workers, held)
     return _show(runner.judge(run))
 
 
@@ -396,28 +432,51 @@ def _plans(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from harness import benchmark, rundir, runner
+    from harness import baseline_runs, benchmark, rundir, runner
 
     codes = []
     for directory in arguments.directories:
         try:
             if rundir.is_benchmark(directory):
+                if arguments.baseline:
+                    raise InputError(
+                        f"{directory}: a benchmark has its own other side; give --baseline with runs alone"
+                    )
                 codes.append(_show(benchmark.judge(rundir.BenchmarkDir(directory))))
             else:
-                codes.append(_show(runner.judge(runner.open_run(directory))))
+                run = runner.open_run(directory)
+                held = baseline_runs.asked(
+                    arguments.baseline,
+                    run.read_meta().profile,
+                    limits=arguments.baseline_limit,
+                    historical=arguments.historical,
+                )
+                if held is not None:
+                    baseline_runs.attach(run, held)
+                codes.append(_show(runner.judge(run)))
         except HarnessError as error:
             err.print(f"dairyperf: {error}", style="red")
             codes.append(error.exit_code)
     return runner.worst(codes)
 
 
+def _schema(arguments: argparse.Namespace) -> int:
+    from harness import rundir
+
+    print(json.dumps(rundir.json_schema(arguments.file), indent=1))
+    return 0
+
+
 def _show(judged: Judged) -> int:
     from harness import verdict_text
 
     table = Table(*verdict_text.COLUMNS, title=judged.title)
-    for row in verdict_text.rows(judged.verdicts):
+    shown, left_out = verdict_text.in_short(judged.verdicts)
+    for row in verdict_text.rows(shown):
         table.add_row(*row)
     out.print(table, markup=False)
+    if left_out:
+        out.print(left_out, markup=False)
     for reason in judged.reasons:
         out.print(f"INVALID: {reason}", markup=False)
     if judged.aborted is not None:

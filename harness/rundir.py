@@ -23,7 +23,7 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import InputError, StackError
-from harness.model import OUTCOME_OK, Benchmark, Profile, RunMeta, Snapshot, StatementLog, Verdict
+from harness.model import OUTCOME_OK, Baseline, Benchmark, Profile, RunMeta, Snapshot, StatementLog, Verdict
 from harness.odoo_log import OdooRequest
 
 # 1  first version
@@ -43,6 +43,7 @@ _PROBES = "probes.csv"
 _PROBES_HEADER = ("monotonic_us", "series", "value")
 _ODOO_REQUESTS = "odoo-requests.csv"
 _ODOO_REQUESTS_HEADER = tuple(field.name for field in fields(OdooRequest))
+_BASELINE = "baseline.json"
 _VERDICTS = "verdicts.json"
 _JUNIT = "junit.xml"
 _MARKDOWN = "summary.md"
@@ -177,11 +178,20 @@ class RunDir:
                 header = ",".join(_ODOO_REQUESTS_HEADER)
                 raise InputError(f"{path}: line {rows.line_num} is not {header}; restore the file") from None
 
+    # --- what it is held against
+
+    def write_baseline(self, baseline: Baseline) -> None:
+        _write_json(self.path / _BASELINE, baseline, Baseline)
+
+    def read_baseline(self) -> Baseline | None:
+        """None if it is held against no other run."""
+        path = self.path / _BASELINE
+        return _read_json(path, Baseline, _restore_pooled_baseline) if path.exists() else None
+
     # --- what is derived
 
     def write_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        document = {"schema_version": SCHEMA_VERSION, "verdicts": _plain(tuple(verdicts), tuple[Verdict, ...])}
-        _write_json(self.path / _VERDICTS, document, dict[str, Any])
+        _write_json(self.path / _VERDICTS, VerdictsFile(SCHEMA_VERSION, tuple(verdicts)), VerdictsFile)
 
     def read_verdicts(self) -> tuple[Verdict, ...]:
         """Empty if the run was not judged yet."""
@@ -257,6 +267,13 @@ def create(root: Path, scenario: str, profile: Profile, now: datetime) -> RunDir
 
 def is_run(path: Path) -> bool:
     return (path / _META).is_file()
+
+
+def runs_within(path: Path) -> tuple[RunDir, ...]:
+    """The runs of a benchmark, or of a folder that has run directories in it, by name."""
+    if is_benchmark(path):
+        return BenchmarkDir(path).runs()
+    return tuple(RunDir(one) for one in sorted(path.glob("*")) if is_run(one))
 
 
 def state(meta: RunMeta) -> State:
@@ -358,10 +375,50 @@ def is_benchmark(path: Path) -> bool:
 def _restore_pooled(benchmark: dict[str, Any]) -> None:
     """JSON has no null key: json writes the pooled selector None as "null"."""
     for result in [*benchmark["runs"], benchmark["day31"], benchmark["day40"]]:
-        result["metrics"] = {
-            metric: {None if name == "null" else name: estimate for name, estimate in estimates.items()}
-            for metric, estimates in result["metrics"].items()
-        }
+        _restore_metrics(result)
+        if result.get("baseline"):
+            _restore_pooled_baseline(result["baseline"])
+
+
+def _restore_pooled_baseline(baseline: dict[str, Any]) -> None:
+    for run in baseline["runs"]:
+        _restore_metrics(run)
+
+
+def _restore_metrics(result: dict[str, Any]) -> None:
+    result["metrics"] = {
+        metric: {None if name == "null" else name: estimate for name, estimate in estimates.items()}
+        for metric, estimates in result["metrics"].items()
+    }
+
+
+# --- schemas -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictsFile:
+    """verdicts.json."""
+
+    schema_version: int
+    verdicts: tuple[Verdict, ...]
+
+
+_FILES: Mapping[str, Any] = {
+    "run": RunMeta,
+    "verdicts": VerdictsFile,
+    "benchmark": Benchmark,
+    "baseline": Baseline,
+}
+
+
+def json_schema(file: str) -> dict[str, Any]:
+    """What `file`.json of a run or benchmark directory holds, as a JSON schema of draft 2020-12."""
+    adapter = _adapter(_FILES[file])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"dairyperf {file}.json, schema_version {SCHEMA_VERSION}",
+        **adapter.json_schema(mode="serialization"),
+    }
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

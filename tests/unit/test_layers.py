@@ -13,13 +13,14 @@ HARNESS = Path(__file__).parents[2] / "harness"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "units"}),
     frozenset({"scenario", "arrivals", "threshold", "summary", "compare", "comparable", "verdict_text"})
+    | {"baseline", "csv_text", "tables"}
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "attribution", "odoo_log", "servers", "server_metrics", "server_csv", "wal_archive"}
     | {"statement_log", "slow_statements", "index_plan", "index_findings", "plan", "plan_text"}
     | {"charts", "report", "report_headline", "report_facts", "report_attribution", "report_plans", "report_text"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
     | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance", "plans"},
-    frozenset({"runner", "benchmark", "locust_plugin"}),
+    frozenset({"runner", "benchmark", "baseline_runs", "locust_plugin"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
