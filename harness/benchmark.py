@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import compare, report, reset, rundir, runner, server_csv, stack
+from harness import compare, report, reset, rundir, runner, server_csv, stack, tables
 from harness.errors import InputError
 from harness.model import PROFILES, Benchmark, Profile, RunResult, Scenario
 from harness.rundir import BenchmarkDir
@@ -70,6 +70,7 @@ def judge(directory: BenchmarkDir) -> Judged:
         conclusion=conclusion(pairs),
     )
     directory.write(benchmark)
+    directory.write_tables(tables.csv_texts(tables.benchmark_tables(benchmark)))
     directory.write_report(report.render_benchmark(benchmark))
     reasons = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)
     return runner.judged(f"{directory.path.name}, day40", day40, reasons, directory.report_path)

@@ -53,7 +53,7 @@ EXAMPLES = {
   dairyperf run open --workers 2                      load from two processes
   dairyperf run sustained --abort-window 30s          end early when a limit fails over 30 s
   dairyperf run sustained --stack external:staging.toml   on a stack that somebody else runs
-  dairyperf run quick --baseline reports/runs/DIR     fail where it asks more of the database than that run, or is slower
+  dairyperf run quick --baseline reports/runs/DIR     fail where it asks more of the database, or is slower
   dairyperf run quick --baseline DIR --historical     a baseline of another machine: calls, rows and blocks alone
 """,
     "benchmark": """examples:

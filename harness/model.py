@@ -617,8 +617,8 @@ class Baseline:
 class RunResult:
     """One judged run (or one side of a benchmark: runs of a profile combined). settings: PostgreSQL's, read back.
     slow: None = the statement log was not read. plans: None = not captured; of a side: those of its last run that has
-    them. requests: endpoint -> requests answered between the snapshots. odoo: None = its log was not read. baseline: what
-    it was held against, if it was."""
+    them. requests: endpoint -> requests answered between the snapshots. odoo: None = its log was not read. baseline:
+    what it was held against, if it was."""
 
     meta: RunMeta
     summary: Summary

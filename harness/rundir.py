@@ -49,6 +49,7 @@ _JUNIT = "junit.xml"
 _MARKDOWN = "summary.md"
 _REPORT = "report.html"
 _BENCHMARK = "benchmark.json"
+_TABLES = "csv"
 _RUNS = "runs"
 
 
@@ -251,6 +252,10 @@ class RunDir:
         """The slow-query inventory."""
         return self.path / "slow_queries.csv"
 
+    def write_tables(self, texts: Mapping[str, str]) -> None:
+        """csv/: a file per table of the report."""
+        write_tables(self.path, texts)
+
     def missing_parts(self, derived: bool = True) -> list[str]:
         """Parts of a complete run that are absent or empty; with derived=False only those that cannot be made again
         from the rest."""
@@ -327,6 +332,18 @@ def read_plans(folder: Path) -> dict[str, Any] | None:
     return documents or None
 
 
+def write_tables(path: Path, texts: Mapping[str, str]) -> None:
+    """Name -> text as `path`/csv/NAME.csv. Raises StackError."""
+    folder = path / _TABLES
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as fault:
+        raise StackError(f"{folder}: {fault.strerror}; free space or make it writable, and run again") from fault
+    for name, text in texts.items():
+        # made again from the rest at any time, and many: not worth a wait for the disk each
+        write_atomic(folder / f"{name}.csv", text, sync=False)
+
+
 # --- benchmarks ----------------------------------------------------------------------------------------------------
 
 
@@ -352,6 +369,9 @@ class BenchmarkDir:
         if not path.is_file():
             raise InputError(f"{self.path}: no benchmark directory (it has no {_BENCHMARK}); name one that has")
         return _read_json(path, Benchmark, _restore_pooled)
+
+    def write_tables(self, texts: Mapping[str, str]) -> None:
+        write_tables(self.path, texts)
 
     def write_report(self, text: str) -> Path:
         return write_atomic(self.report_path, text)

@@ -27,6 +27,7 @@ from harness import (
     stack,
     statement_log,
     summary,
+    tables,
     threshold,
     units,
     verdict_text,
@@ -208,6 +209,7 @@ def write_judgement(directory: RunDir, evidence: Evidence) -> RunResult:
     rundir.write_atomic(directory.pg_scans_path, server_csv.pg_scans_csv(evidence.servers))
     if result.slow is not None:
         rundir.write_atomic(directory.slow_queries_path, slow_statements.csv_text(result.slow))
+    directory.write_tables(tables.csv_texts(tables.run_tables(result)))
     directory.write_report(report.render_run(result))
     return result
 
