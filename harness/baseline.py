@@ -150,7 +150,7 @@ def _names(limit: Threshold, held: Baseline, metrics: Metrics) -> Sequence[str |
     if limit.selector != "*":
         return [limit.selector]
     tables = [metrics.get(limit.metric, {}), *(run.metrics.get(limit.metric, {}) for run in held.runs)]
-    return sorted({name for table in tables for name in table if name is not None}) or ["*"]
+    return sorted({name for table in tables for name in table if name is not None}) or [None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +165,17 @@ class _Case:
     @property
     def observed(self) -> Estimate | None:
         return self.metrics.get(self.limit.metric, {}).get(self.name)
+
+    @property
+    def seen(self) -> float:
+        """How many requests, of latency successes, the run has to show."""
+        if self.observed is not None:
+            return self.observed.count
+        requests = self.metrics.get("requests", {}).get(self.name)
+        failed = self.metrics.get("failure_ratio", {}).get(self.name)
+        if requests is None or self.limit.metric not in LATENCIES:
+            return 0
+        return requests.value * (1 - (failed.value if failed else 0.0))
 
     @property
     def known(self) -> list[Estimate]:
@@ -193,18 +204,20 @@ class _Case:
 
 def _judge(case: _Case) -> Verdict:
     known, observed = case.known, case.observed
-    one_of_many = case.limit.selector == "*"
+    one_of_many = case.limit.selector == "*" and case.name is not None
     if not known:
         if observed is None and one_of_many:
             return case.verdict("not_applicable", "neither run can say")
         note = "new: the baseline has no figure of it" if one_of_many else "the baseline has no figure of it"
         return case.verdict("not_applicable" if one_of_many else "no_data", note)
     usual = sum(one.count for one in known) / len(known)
-    if observed is None or observed.count < MIN_REQUESTS_RATIO * usual:
-        seen = "no figure" if observed is None else f"{observed.count:,} requests"
-        rare = one_of_many and usual < MIN_REQUESTS / MIN_REQUESTS_RATIO
-        note = f"{'rare' if rare else 'gone'}: {seen}, the baseline had {usual:,.0f} requests"
+    seen = case.seen
+    if seen < MIN_REQUESTS_RATIO * usual:
+        rare = one_of_many and usual < MIN_REQUESTS
+        note = f"{'rare' if rare else 'gone'}: {seen:,.0f} requests, the baseline had {usual:,.0f}"
         return case.verdict("not_applicable" if rare else "no_data", note)
+    if observed is None:
+        return case.verdict("cannot_say", f"too few for a figure: {seen:,.0f} successes")
     if case.limit.metric in LATENCIES:
         return _judge_latency(case, known, observed)
     if usual < MIN_REQUESTS:

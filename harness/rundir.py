@@ -423,7 +423,7 @@ class VerdictsFile:
     verdicts: tuple[Verdict, ...]
 
 
-_FILES: Mapping[str, Any] = {
+JSON_FILES: Mapping[str, Any] = {
     "run": RunMeta,
     "verdicts": VerdictsFile,
     "benchmark": Benchmark,
@@ -433,7 +433,7 @@ _FILES: Mapping[str, Any] = {
 
 def json_schema(file: str) -> dict[str, Any]:
     """What `file`.json of a run or benchmark directory holds, as a JSON schema of draft 2020-12."""
-    adapter = _adapter(_FILES[file])
+    adapter = _adapter(JSON_FILES[file])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"dairyperf {file}.json, schema_version {SCHEMA_VERSION}",
