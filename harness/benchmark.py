@@ -24,6 +24,7 @@ from harness import (
     runner,
     server_csv,
     stack,
+    tables,
 )
 from harness.benchmark_plan import Kind, Made, Plan
 from harness.errors import InputError, RunInvalid
@@ -251,6 +252,7 @@ def judge(directory: BenchmarkDir) -> Judged:
         reasons=counted.reasons,
     )
     directory.write(benchmark)
+    directory.write_tables(tables.csv_texts(tables.benchmark_tables(benchmark)))
     digest = rundir.evidence_sha256(directory.runs())
     directory.write_report(report.render_benchmark(benchmark, digest))
     of_runs = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)

@@ -55,6 +55,8 @@ EXAMPLES = {
   dairyperf run open --workers 2                      load from two processes
   dairyperf run sustained --abort-window 30s          end early when a limit fails over 30 s
   dairyperf run sustained --stack external:staging.toml   on a stack that somebody else runs
+  dairyperf run quick --baseline reports/runs/DIR     fail where it asks more of the database, or is slower
+  dairyperf run quick --baseline DIR --historical     a baseline of another machine: calls, rows and blocks alone
 """,
     "benchmark": """examples:
   dairyperf benchmark --quick           2 pairs of 60 s: judges the limits
@@ -74,7 +76,9 @@ EXAMPLES = {
     "report": """examples:
   dairyperf report reports/runs/20261123T134500Z-quick-day40
   dairyperf report reports/runs/20261123T134500Z-benchmark --screenshot first-screen.png
+  dairyperf report reports/runs/DIR --baseline reports/runs/OTHER     from now on held against the other as well
 """,
+    "schema": "examples:\n  dairyperf schema verdicts > verdicts.schema.json\n",
     "indexes": """examples:
   dairyperf indexes check                         are all of Day 32 there, valid, as specified, on every partition?
   dairyperf indexes create --profile day31        build them under load; goes on where it was stopped
@@ -178,6 +182,28 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument("--toml", action="store_true", help="what is up, as a file for --stack external:FILE")
     which_stack(status)
 
+    def baseline_options(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--baseline",
+            action="append",
+            default=[],
+            type=_path,
+            metavar="DIR",
+            help="hold the run against this stored one, or all runs in this folder or benchmark; repeatable",
+        )
+        added.add_argument(
+            "--baseline-limit",
+            action="append",
+            default=[],
+            metavar="T",
+            help="a ratio to it, as in 'db_calls_per_request <= 1.05'; replaces the same metric's; repeatable",
+        )
+        added.add_argument(
+            "--historical",
+            action="store_true",
+            help="allow a baseline of another machine or other versions; latency is then not judged",
+        )
+
     run = command("run", "run one scenario, judge it and write its report")
     run.add_argument("scenario", help="a name in scenarios/ or the path of a TOML file")
     run.add_argument("--profile", choices=PROFILES, default="day40")
@@ -195,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         help="end the run, and fail, when a limit on samples fails over this long; default never",
     )
     run.add_argument("--out", type=_path, metavar="DIR", help="where runs are kept (default reports/runs)")
+    baseline_options(run)
     stack_options(run)
 
     def session_options(added: argparse.ArgumentParser) -> None:
@@ -224,6 +251,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--screenshot", type=_path, metavar="FILE", help="also the report's first screen as a PNG file (of one DIR)"
     )
+    baseline_options(report)
+
+    schema = command("schema", "the JSON schema (draft 2020-12) of a file that runs and benchmarks leave")
+    schema.add_argument("file", choices=["run", "verdicts", "benchmark", "baseline"])
 
     index = command("indexes", "create, drop or check the indexes of Day 32 in a database that is in use")
     index.add_argument("action", choices=["create", "drop", "check"])
@@ -366,7 +397,7 @@ def _runs_root(arguments: argparse.Namespace) -> Path:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from harness import runner
+    from harness import baseline_runs, runner
 
     scenario = runner.load_scenario(
         arguments.scenario,
@@ -375,8 +406,11 @@ def _run(arguments: argparse.Namespace) -> int:
         thresholds=arguments.threshold,
         abort_window=arguments.abort_window,
     )
+    held = baseline_runs.asked(
+        arguments.baseline, arguments.profile, limits=arguments.baseline_limit, historical=arguments.historical
+    )
     with _stack(arguments.profile, arguments):
-        run = runner.run(_runs_root(arguments), scenario, arguments.profile, _say, arguments.workers)
+        run = runner.run(_runs_root(arguments), scenario, arguments.profile, _say, arguments.workers, held)
     return _show(runner.judge(run))
 
 
@@ -464,7 +498,7 @@ def _plans(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from harness import benchmark, rundir, runner
+    from harness import baseline_runs, benchmark, rundir, runner
 
     if arguments.screenshot and len(arguments.directories) > 1:
         raise InputError(f"--screenshot {arguments.screenshot}: a picture of one report; name one directory")
@@ -476,9 +510,22 @@ def _report(arguments: argparse.Namespace) -> int:
                 if benchmark.is_noise(session):
                     codes.append(_show_noise(session))
                     continue
+                if arguments.baseline:
+                    raise InputError(
+                        f"{directory}: a benchmark has its own other side; give --baseline with runs alone"
+                    )
                 judged = benchmark.judge(session)
             else:
-                judged = runner.judge(runner.open_run(directory))
+                run = runner.open_run(directory)
+                held = baseline_runs.asked(
+                    arguments.baseline,
+                    run.read_meta().profile,
+                    limits=arguments.baseline_limit,
+                    historical=arguments.historical,
+                )
+                if held is not None:
+                    baseline_runs.attach(run, held)
+                judged = runner.judge(run)
             codes.append(_show(judged))
             if arguments.screenshot:
                 _screenshot(judged.report, arguments.screenshot)
@@ -496,13 +543,23 @@ def _screenshot(page: Path, picture: Path) -> None:
     out.print(f"picture: {picture}", markup=False)
 
 
+def _schema(arguments: argparse.Namespace) -> int:
+    from harness import rundir
+
+    print(json.dumps(rundir.json_schema(arguments.file), indent=1))
+    return 0
+
+
 def _show(judged: Judged) -> int:
     from harness import verdict_text
 
     table = Table(*verdict_text.COLUMNS, title=judged.title)
-    for row in verdict_text.rows(judged.verdicts):
+    shown, left_out = verdict_text.in_short(judged.verdicts)
+    for row in verdict_text.rows(shown):
         table.add_row(*row)
     out.print(table, markup=False)
+    if left_out:
+        out.print(left_out, markup=False)
     for reason in judged.reasons:
         out.print(f"INVALID: {reason}", markup=False)
     if judged.aborted is not None:

@@ -565,19 +565,24 @@ class OdooUse:
 # metric -> selector (None = pooled) -> estimate, or None where the data cannot say
 Metrics = Mapping[str, Mapping[str | None, Estimate | None]]
 
-Outcome = Literal["pass", "fail", "no_data", "not_applicable"]
+Outcome = Literal["pass", "fail", "no_data", "cannot_say", "not_applicable"]
 Confidence = Literal["clear", "straddles", "too_few", "exact"]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A threshold held against one observation. outcome alone decides the exit code; no_data fails."""
+    """A threshold held against one observation. outcome alone decides the exit code; no_data fails.
+
+    Against a baseline: the threshold's limit is what the baseline came to, baseline the figure it came from, note what
+    was compared or why not, never empty; cannot_say, which does not fail, is of these alone."""
 
     threshold: Threshold
     endpoint: str | None
     observed: Estimate | None
     outcome: Outcome
     confidence: Confidence | None
+    baseline: Estimate | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -611,10 +616,32 @@ class RunMeta:
 
 
 @dataclass(frozen=True, slots=True)
+class BaselineRun:
+    """A stored run as far as others are held against it. metrics: those that `harness.baseline` judges."""
+
+    meta: RunMeta
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What a run is held against. limits: their number is a ratio to the baseline. historical: runs of another machine
+    or other versions are allowed, and latency is then not judged. floor_pct: the machine's noise floor by metric,
+    empty = not measured."""
+
+    schema_version: int
+    runs: tuple[BaselineRun, ...]
+    limits: tuple[Threshold, ...]
+    historical: bool
+    floor_pct: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """One judged run (or one side of a benchmark: runs of a profile combined). settings: PostgreSQL's, read back.
     slow: None = the statement log was not read. plans: None = not captured; of a side: those of its last run that has
-    them. requests: endpoint -> requests answered between the snapshots. odoo: None = its log was not read."""
+    them. requests: endpoint -> requests answered between the snapshots. odoo: None = its log was not read. baseline:
+    what it was held against, if it was."""
 
     meta: RunMeta
     summary: Summary
@@ -628,6 +655,7 @@ class RunResult:
     plans: QueryPlans | None = None
     requests: Mapping[str, int] = field(default_factory=dict)
     odoo: tuple[OdooUse, ...] | None = None
+    baseline: Baseline | None = None
 
 
 EffectMetric = Literal[

@@ -81,6 +81,7 @@ STATUS_WORDS = {
     "pass": "met",
     "fail": "missed",
     "no_data": "no data: not met",
+    "cannot_say": "cannot say",
     "not_applicable": "n/a",
     "not_shown": "not shown",
     "not_measured": "not measured",

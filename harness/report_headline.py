@@ -77,19 +77,25 @@ def benchmark_headline(benchmark: Benchmark) -> Headline:
 
 def _passed(name: str, result: RunResult, invalid: Sequence[str], aborted: Sequence[str]) -> tuple[State, str]:
     outcomes = [verdict.outcome for verdict in result.verdicts if verdict.outcome != "not_applicable"]
-    met, missed, unknown = (outcomes.count(outcome) for outcome in ("pass", "fail", "no_data"))
+    met, missed, unknown, unsettled = (outcomes.count(outcome) for outcome in ("pass", "fail", "no_data", "cannot_say"))
     count = f"{met} of {len(outcomes)} limits met"
     if missed:
         count += f", {missed} missed"
     if unknown:
         count += f", {unknown} without data"
+    if unsettled:
+        count += f", {unsettled} against the baseline cannot be said"
     if invalid:
         return "invalid", f"{name} is invalid: {'; '.join(invalid)}. {count}, none of it to be trusted."
     if aborted:
         return "fail", f"{name} fails: it was ended early. {count} until then."
     if not outcomes:
         return "no_data", f"{name} was not judged: no limit applies."
-    return ("pass", f"{name} passes: {count}.") if met == len(outcomes) else ("fail", f"{name} fails: {count}.")
+    return (
+        ("pass", f"{name} passes: {count}.")
+        if met + unsettled == len(outcomes)
+        else ("fail", f"{name} fails: {count}.")
+    )
 
 
 def _invalid(result: RunResult) -> tuple[str, ...]:

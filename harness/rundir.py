@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.benchmark_plan import Kind, Plan
 from harness.errors import InputError, StackError
-from harness.model import OUTCOME_OK, Benchmark, NoiseFloor, Profile, RunMeta, Snapshot, StatementLog, Verdict
+from harness.model import OUTCOME_OK, Baseline, Benchmark, NoiseFloor, Profile, RunMeta, Snapshot, StatementLog, Verdict
 from harness.odoo_log import OdooRequest
 
 # 1  first version
@@ -45,6 +45,7 @@ _PROBES = "probes.csv"
 _PROBES_HEADER = ("monotonic_us", "series", "value")
 _ODOO_REQUESTS = "odoo-requests.csv"
 _ODOO_REQUESTS_HEADER = tuple(field.name for field in fields(OdooRequest))
+_BASELINE = "baseline.json"
 _VERDICTS = "verdicts.json"
 _JUNIT = "junit.xml"
 _MARKDOWN = "summary.md"
@@ -52,6 +53,7 @@ _REPORT = "report.html"
 # What was measured, of one run. The rest is derived, or (locust.log) may still be written to.
 _EVIDENCE = (_META, _NAMES, _SAMPLES, "snapshot-*.json", _STATEMENT_LOG, _PROBES, _ODOO_REQUESTS, "plans/*.json")
 _BENCHMARK = "benchmark.json"
+_TABLES = "csv"
 _RUNS = "runs"
 _ASIDE = "aside"
 _PLAN = "plan.json"
@@ -185,11 +187,20 @@ class RunDir:
                 header = ",".join(_ODOO_REQUESTS_HEADER)
                 raise InputError(f"{path}: line {rows.line_num} is not {header}; restore the file") from None
 
+    # --- what it is held against
+
+    def write_baseline(self, baseline: Baseline) -> None:
+        _write_json(self.path / _BASELINE, baseline, Baseline)
+
+    def read_baseline(self) -> Baseline | None:
+        """None if it is held against no other run."""
+        path = self.path / _BASELINE
+        return _read_json(path, Baseline, _restore_pooled_baseline) if path.exists() else None
+
     # --- what is derived
 
     def write_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        document = {"schema_version": SCHEMA_VERSION, "verdicts": _plain(tuple(verdicts), tuple[Verdict, ...])}
-        _write_json(self.path / _VERDICTS, document, dict[str, Any])
+        _write_json(self.path / _VERDICTS, VerdictsFile(SCHEMA_VERSION, tuple(verdicts)), VerdictsFile)
 
     def read_verdicts(self) -> tuple[Verdict, ...]:
         """Empty if the run was not judged yet."""
@@ -253,6 +264,10 @@ class RunDir:
         """The files that were measured."""
         return [path for pattern in _EVIDENCE for path in self.path.glob(pattern)]
 
+    def write_tables(self, texts: Mapping[str, str]) -> None:
+        """csv/: a file per table of the report."""
+        write_tables(self.path, texts)
+
     def missing_parts(self, derived: bool = True) -> list[str]:
         """Parts of a complete run that are absent or empty; with derived=False only those that cannot be made again
         from the rest."""
@@ -289,6 +304,13 @@ def create(root: Path, scenario: str, profile: Profile, now: datetime) -> RunDir
 
 def is_run(path: Path) -> bool:
     return (path / _META).is_file()
+
+
+def runs_within(path: Path) -> tuple[RunDir, ...]:
+    """The runs of a benchmark, or of a folder that has run directories in it, by name."""
+    if is_benchmark(path):
+        return BenchmarkDir(path).runs()
+    return tuple(RunDir(one) for one in sorted(path.glob("*")) if is_run(one))
 
 
 def state(meta: RunMeta) -> State:
@@ -340,6 +362,18 @@ def read_plans(folder: Path) -> dict[str, Any] | None:
         except (OSError, ValueError) as fault:
             documents[path.stem] = {"error": f"its file cannot be read: {fault}"}
     return documents or None
+
+
+def write_tables(path: Path, texts: Mapping[str, str]) -> None:
+    """Name -> text as `path`/csv/NAME.csv. Raises StackError."""
+    folder = path / _TABLES
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as fault:
+        raise StackError(f"{folder}: {fault.strerror}; free space or make it writable, and run again") from fault
+    for name, text in texts.items():
+        # made again from the rest at any time, and many: not worth a wait for the disk each
+        write_atomic(folder / f"{name}.csv", text, sync=False)
 
 
 # --- benchmarks ----------------------------------------------------------------------------------------------------
@@ -398,6 +432,9 @@ class BenchmarkDir:
             raise InputError(f"{self.path}: no benchmark directory (it has no {_BENCHMARK}); name one that has")
         return _read_json(path, Benchmark, _restore_pooled)
 
+    def write_tables(self, texts: Mapping[str, str]) -> None:
+        write_tables(self.path, texts)
+
     def write_report(self, text: str) -> Path:
         return write_atomic(self.report_path, text)
 
@@ -429,10 +466,50 @@ def read_noise_floor(path: Path) -> NoiseFloor:
 def _restore_pooled(benchmark: dict[str, Any]) -> None:
     """JSON has no null key: json writes the pooled selector None as "null"."""
     for result in [*benchmark["runs"], benchmark["day31"], benchmark["day40"]]:
-        result["metrics"] = {
-            metric: {None if name == "null" else name: estimate for name, estimate in estimates.items()}
-            for metric, estimates in result["metrics"].items()
-        }
+        _restore_metrics(result)
+        if result.get("baseline"):
+            _restore_pooled_baseline(result["baseline"])
+
+
+def _restore_pooled_baseline(baseline: dict[str, Any]) -> None:
+    for run in baseline["runs"]:
+        _restore_metrics(run)
+
+
+def _restore_metrics(result: dict[str, Any]) -> None:
+    result["metrics"] = {
+        metric: {None if name == "null" else name: estimate for name, estimate in estimates.items()}
+        for metric, estimates in result["metrics"].items()
+    }
+
+
+# --- schemas -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictsFile:
+    """verdicts.json."""
+
+    schema_version: int
+    verdicts: tuple[Verdict, ...]
+
+
+JSON_FILES: Mapping[str, Any] = {
+    "run": RunMeta,
+    "verdicts": VerdictsFile,
+    "benchmark": Benchmark,
+    "baseline": Baseline,
+}
+
+
+def json_schema(file: str) -> dict[str, Any]:
+    """What `file`.json of a run or benchmark directory holds, as a JSON schema of draft 2020-12."""
+    adapter = _adapter(JSON_FILES[file])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"dairyperf {file}.json, schema_version {SCHEMA_VERSION}",
+        **adapter.json_schema(mode="serialization"),
+    }
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 
 from harness import (
     attribution,
+    baseline,
     load,
     odoo_log,
     plan,
@@ -28,6 +29,7 @@ from harness import (
     stack,
     statement_log,
     summary,
+    tables,
     threshold,
     units,
     verdict_text,
@@ -35,6 +37,7 @@ from harness import (
 )
 from harness.errors import InputError, RunInvalid, StackError
 from harness.model import (
+    Baseline,
     Metrics,
     Profile,
     QueryPlans,
@@ -102,17 +105,25 @@ def load_scenario(
     )
 
 
-def run(root: Path, asked: Scenario, profile: Profile, say: Say, workers: int = 0) -> RunDir:
-    """Runs `asked` on the stack that is up, into a new directory under `root`. workers: as in `load.run`."""
+def run(
+    root: Path, asked: Scenario, profile: Profile, say: Say, workers: int = 0, held: Baseline | None = None
+) -> RunDir:
+    """Runs `asked` on the stack that is up, into a new directory under `root`. workers: as in `load.run`. held: what it
+    will be judged against."""
     reset.check_may_write(stack.read(profile))
-    return run_into(rundir.create(root, asked.name, profile, datetime.now(UTC)), asked, profile, say, workers)
+    return run_into(rundir.create(root, asked.name, profile, datetime.now(UTC)), asked, profile, say, workers, held)
 
 
-def run_into(directory: RunDir, asked: Scenario, profile: Profile, say: Say, workers: int = 0) -> RunDir:
-    """Runs Locust and its observer on `directory` to the end. Raises StackError or RunInvalid when it breaks."""
+def run_into(
+    directory: RunDir, asked: Scenario, profile: Profile, say: Say, workers: int = 0, held: Baseline | None = None
+) -> RunDir:
+    """Runs Locust and its observer on `directory` to the end. Raises StackError or RunInvalid when it breaks, and
+    InputError before any load if it cannot be held against `held`."""
     if workers > asked.users:
         raise InputError(f"workers: {workers} for {asked.users} users, some would have none; use fewer workers")
     provenance.begin(directory, asked, stack.read(profile))
+    if held is not None:
+        _hold(directory, held)
     say(f"{profile}: run {directory.path}")
     code = load.run(
         asked.locustfile,
@@ -130,6 +141,16 @@ def run_into(directory: RunDir, asked: Scenario, profile: Profile, say: Say, wor
         error = RunInvalid if code == RunInvalid.exit_code else StackError
         raise error(f"{directory.path}: Locust ended with exit code {code}; {why}")
     return directory
+
+
+def _hold(directory: RunDir, held: Baseline) -> None:
+    meta = directory.read_meta()
+    try:
+        baseline.check_comparable(held, meta)
+    except InputError as fault:
+        directory.write_meta(dataclasses.replace(meta, state="failed", reasons=(str(fault),)))
+        raise
+    directory.write_baseline(held)
 
 
 def _worth_showing(line: str) -> bool:
@@ -180,7 +201,7 @@ def judged(title: str, result: RunResult, reasons: tuple[str, ...], report_path:
 def write_judgement(directory: RunDir, evidence: Evidence) -> RunResult:
     """Judges what `read` found, and writes everything that is derived from it into the run directory."""
     meta = evidence.meta
-    result = side([evidence], meta.scenario, meta)
+    result = _against(directory.read_baseline(), side([evidence], meta.scenario, meta))
     text = (meta.run_id, result.verdicts, meta.reasons, meta.aborted, result.summary.arrivals)
     directory.write_verdicts(result.verdicts)
     directory.write_junit(verdict_text.junit_xml(*text))
@@ -193,6 +214,7 @@ def write_judgement(directory: RunDir, evidence: Evidence) -> RunResult:
     rundir.write_atomic(directory.pg_scans_path, server_csv.pg_scans_csv(evidence.servers))
     if result.slow is not None:
         rundir.write_atomic(directory.slow_queries_path, slow_statements.csv_text(result.slow))
+    directory.write_tables(tables.csv_texts(tables.run_tables(result)))
     directory.write_report(report.render_run(result, rundir.evidence_sha256([directory])))
     return result
 
@@ -280,6 +302,14 @@ def side(runs: Sequence[Evidence], asked: Scenario, meta: RunMeta) -> RunResult:
         requests=dict(sorted(requests.items())),
         odoo=odoo_log.by_method(request for log in access_logs for request in log) if access_logs else None,
     )
+
+
+def _against(held: Baseline | None, result: RunResult) -> RunResult:
+    """The result with the verdicts against what it is held against, after those of its own limits."""
+    if held is None:
+        return result
+    verdicts = baseline.evaluate(held, result.meta, result.metrics, strict=result.meta.scenario.strict)
+    return dataclasses.replace(result, verdicts=(*result.verdicts, *verdicts), baseline=held)
 
 
 def _doubts(one: Evidence) -> tuple[str, ...]:

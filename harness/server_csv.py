@@ -6,12 +6,11 @@ Pure: no I/O.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from harness.attribution import Attribution
+from harness.csv_text import csv_text
 from harness.model import ServerDelta, Snapshot
 from harness.server_metrics import share_pct
 from harness.statements import NOT_THE_APPLICATION, Activity, activities_between, preview
@@ -32,7 +31,7 @@ def pg_stats_csv(
             key = (one.role, one.query)
             summed[key] = summed[key].plus(one) if key in summed else one
     called = [one for one in summed.values() if one.role not in exclude_roles]
-    return _csv(
+    return csv_text(
         ("queryid", "query_preview", "calls", "total_ms", "mean_ms", "stddev_ms", "rows", "cache_hit_pct", "role"),
         (_pg_stats_row(one) for one in sorted(called, key=lambda one: -one.timings.total / one.timings.count)),
     )
@@ -60,7 +59,7 @@ def endpoint_statements_csv(found: Attribution) -> str:
     def ratio(part: float, whole: int) -> float | None:
         return round(part / whole, 4) if whole else None
 
-    return _csv(
+    return csv_text(
         (
             "endpoint",
             "requests",
@@ -96,7 +95,7 @@ def pg_scans_csv(delta: ServerDelta) -> str:
     """The specification's scan analysis of the eight schemas, most tuples read sequentially first. Columns of a table
     without index are empty, and so is the share of one that nobody scanned."""
     tables = [one for one in delta.tables if one.schema in SPECIFICATION_SCHEMAS]
-    return _csv(
+    return csv_text(
         ("schemaname", "relname", "seq_scan", "seq_tup_read", "idx_scan", "idx_tup_fetch", "idx_scan_pct"),
         (
             (
@@ -111,14 +110,6 @@ def pg_scans_csv(delta: ServerDelta) -> str:
             for one in sorted(tables, key=lambda one: (-one.seq_tup_read, one.schema, one.table))
         ),
     )
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _round(value: float | None) -> float | None:

@@ -5,12 +5,11 @@ Pure: no I/O.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from harness import statement_log
+from harness.csv_text import csv_text as csv_of
 from harness.model import LoggedStatement, SlowStatement, SlowStatements, StatementDelta, StatementLog
 
 # C-009: queries below 100 ms; the specification's log_min_duration_statement.
@@ -60,20 +59,19 @@ def inventory(logs: Sequence[StatementLog | None], deltas: Iterable[StatementDel
 
 def csv_text(slow: SlowStatements) -> str:
     """One row per statement and login, the most total time first."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("user", "endpoints", "fingerprint", "count", "total_ms", "mean_ms", "max_ms", "query"))
-    writer.writerows(
+    return csv_of(
+        ("user", "endpoints", "fingerprint", "count", "total_ms", "mean_ms", "max_ms", "query"),
         (
-            row.user,
-            "; ".join(row.endpoints),
-            row.fingerprint,
-            row.count,
-            round(row.total_ms, 3),
-            round(row.total_ms / row.count, 3),
-            round(row.max_ms, 3),
-            row.query,
-        )
-        for row in slow.rows
+            (
+                row.user,
+                "; ".join(row.endpoints),
+                row.fingerprint,
+                row.count,
+                round(row.total_ms, 3),
+                round(row.total_ms / row.count, 3),
+                round(row.max_ms, 3),
+                row.query,
+            )
+            for row in slow.rows
+        ),
     )
-    return text.getvalue()

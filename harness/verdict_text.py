@@ -13,13 +13,23 @@ from harness.threshold import METRICS
 
 COLUMNS = ("Outcome", "Threshold", "Endpoint", "Observed", "95 % interval", "Samples", "Confidence")
 
-OUTCOME_TEXT: Mapping[Outcome, str] = {"pass": "PASS", "fail": "FAIL", "no_data": "NO DATA", "not_applicable": "n/a"}
+OUTCOME_TEXT: Mapping[Outcome, str] = {
+    "pass": "PASS",
+    "fail": "FAIL",
+    "no_data": "NO DATA",
+    "cannot_say": "CANNOT SAY",
+    "not_applicable": "n/a",
+}
+# A page of a pull request is one screen: with its header and warnings at most about 40 lines.
+MARKDOWN_ROWS = 25
+MARKDOWN_REASONS = 5
 CONFIDENCE_TEXT: Mapping[Confidence, str] = {
     "clear": "clear",
     "straddles": "limit lies inside the interval",
     "too_few": "too few samples to be sure",
     "exact": "exact",
 }
+SKIPPED: tuple[Outcome, ...] = ("cannot_say", "not_applicable")  # in JUnit, which has no third answer
 _FORMATS: Mapping[str, Callable[[float | None], str]] = {
     "ms": units.format_ms,
     "s": units.format_duration,
@@ -44,6 +54,37 @@ class Row(NamedTuple):
     confidence: str
 
 
+def in_short(verdicts: Sequence[Verdict]) -> tuple[tuple[Verdict, ...], str]:
+    """All verdicts but those against a baseline that ask for nothing, or leave a single endpoint open, in their order;
+    and what was left out, as text, empty = nothing."""
+
+    def may_be_left_out(one: Verdict) -> bool:
+        of_one_of_many = one.outcome == "cannot_say" and one.threshold.selector == "*"
+        return bool(one.note) and (one.outcome in ("pass", "not_applicable") or of_one_of_many)
+
+    left = [one for one in verdicts if may_be_left_out(one)]
+    return (
+        tuple(one for one in verdicts if not may_be_left_out(one)),
+        f"and {_tally(left)} against the baseline, see the report" if left else "",
+    )
+
+
+def _most_urgent(verdicts: Sequence[Verdict], most: int) -> tuple[tuple[Verdict, ...], str]:
+    """The first `most` of them: those that failed, the run's own limits, what a baseline leaves open, the rest; and
+    what that leaves out, as text, empty = nothing."""
+
+    def rank(one: Verdict) -> int:
+        return {"fail": 0, "no_data": 1, "cannot_say": 3}.get(one.outcome, 4 if one.note else 2)
+
+    ranked = sorted(verdicts, key=rank)
+    return tuple(ranked[:most]), f"and {_tally(ranked[most:])}" if len(ranked) > most else ""
+
+
+def _tally(verdicts: Sequence[Verdict]) -> str:
+    counts = ((text, sum(one.outcome == outcome for one in verdicts)) for outcome, text in OUTCOME_TEXT.items())
+    return ", ".join(f"{count} {text}" for text, count in counts if count)
+
+
 def rows(verdicts: Sequence[Verdict]) -> tuple[Row, ...]:
     """The verdicts as table rows, in their order."""
     return tuple(_row(verdict) for verdict in verdicts)
@@ -57,11 +98,11 @@ def _row(verdict: Verdict) -> Row:
     return Row(
         outcome=OUTCOME_TEXT[verdict.outcome],
         threshold=verdict.threshold.text,
-        endpoint=verdict.endpoint or ("" if verdict.outcome == "not_applicable" else "all"),
+        endpoint=verdict.endpoint or ("" if verdict.outcome == "not_applicable" and not verdict.note else "all"),
         observed=observed_text(verdict),
         interval=interval,
         samples=units.ABSENT if observed is None else units.format_count(observed.count),
-        confidence=CONFIDENCE_TEXT[verdict.confidence] if verdict.confidence else units.ABSENT,
+        confidence=verdict.note or (CONFIDENCE_TEXT[verdict.confidence] if verdict.confidence else units.ABSENT),
     )
 
 
@@ -92,23 +133,22 @@ def markdown(
     arrivals: ArrivalStats | None = None,
 ) -> str:
     """A page for a step summary or a pull request. reasons: why the run is invalid, if it is. aborted: the limit that
-    ended it early. arrivals: of an open load."""
-    tally = ", ".join(
-        f"{count} {text}"
-        for outcome, text in OUTCOME_TEXT.items()
-        if (count := sum(verdict.outcome == outcome for verdict in verdicts))
-    )
+    ended it early. arrivals: of an open load. Of many verdicts the most urgent stand there, the others are counted."""
     lines = [f"# {_cell(title)}", ""]
-    alarms = [f"**INVALID**: {_cell(reason)}" for reason in reasons]
+    alarms = [f"**INVALID**: {_cell(reason)}" for reason in reasons[:MARKDOWN_REASONS]]
+    if len(reasons) > MARKDOWN_REASONS:
+        alarms.append(f"and {len(reasons) - MARKDOWN_REASONS} reasons more")
     if aborted is not None:
         alarms.append(f"**ENDED EARLY**: {_cell(aborted)}")
     lines += alarms + [""] * bool(alarms)
-    lines += [tally or "no thresholds", ""]
+    lines += [_tally(verdicts) or "no thresholds", ""]
     if arrivals is not None:
         lines += [arrivals_text(arrivals), ""]
     if verdicts:
         lines += [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
-        lines += [_line([_cell(cell) for cell in row]) for row in rows(verdicts)]
+        shown, left_out = _most_urgent(verdicts, MARKDOWN_ROWS)
+        lines += [_line([_cell(cell) for cell in row]) for row in rows(shown)]
+        lines += ["", f"{left_out}; all of them are in the report"] if left_out else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -128,9 +168,9 @@ def junit_xml(
     aborted: str | None = None,
     arrivals: ArrivalStats | None = None,
 ) -> str:
-    """One test case per verdict: fail is a failure, no data an error, not applicable skipped. An invalid run (with
-    reasons) is a case of its own, in error; one that a limit ended early (aborted) another, failed. Arrivals of an open
-    load are the suite's properties."""
+    """One test case per verdict: fail is a failure, no data an error; what cannot be said or does not apply is skipped.
+    An invalid run (with reasons) is a case of its own, in error; one that a limit ended early (aborted) another,
+    failed. Arrivals of an open load are the suite's properties."""
     suite = ElementTree.Element("testsuite", name=_xml(name))
     if arrivals is not None:
         properties = ElementTree.SubElement(suite, "properties")
@@ -150,12 +190,12 @@ def junit_xml(
             ElementTree.SubElement(case, "failure", message=message)
         elif verdict.outcome == "no_data":
             ElementTree.SubElement(case, "error", message=f"no data: {message}")
-        elif verdict.outcome == "not_applicable":
-            ElementTree.SubElement(case, "skipped", message="not a threshold of this profile")
+        elif verdict.outcome in SKIPPED:
+            ElementTree.SubElement(case, "skipped", message=_xml(verdict.note) or "not a threshold of this profile")
     suite.set("tests", str(1 + (aborted is not None) + len(verdicts)))
     suite.set("failures", str(sum(verdict.outcome == "fail" for verdict in verdicts) + (aborted is not None)))
     suite.set("errors", str(sum(verdict.outcome == "no_data" for verdict in verdicts) + len(reasons[:1])))
-    suite.set("skipped", str(sum(verdict.outcome == "not_applicable" for verdict in verdicts)))
+    suite.set("skipped", str(sum(verdict.outcome in SKIPPED for verdict in verdicts)))
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,8 +95,9 @@ def test_a_run_within_its_limits_passes_and_is_complete(
 
 
 @pytest.fixture
-def slow_animal(stacks: dict[Any, StackAddresses], tmp_path: Path) -> Iterator[Path]:
-    """A state folder whose day31 stack is the shared one, but for an API that answers one endpoint 2 s late."""
+def slow_animal(stacks: dict[Any, StackAddresses], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A state folder whose day31 stack is the shared one, but for an API that answers one endpoint late: by 2 s, or as
+    the test says."""
     addresses = stacks["day31"]
     port = process.free_port()
     service = process.start(
@@ -106,7 +108,7 @@ def slow_animal(stacks: dict[Any, StackAddresses], tmp_path: Path) -> Iterator[P
             dsn=addresses.postgres_dsn.replace("user=harness", "user=api"),
             passfile=addresses.passfile,
             secrets_file=addresses.secrets_file,
-            delay="GET /api/v1/animals/{tag_number}=2.0",
+            delay=f"GET /api/v1/animals/{{tag_number}}={getattr(request, 'param', 2.0)}",
         ),
         cwd=ROOT,
     )
@@ -137,6 +139,52 @@ def test_one_slow_endpoint_fails_the_gate(slow_animal: Path, scenario: Path, tmp
     assert all(
         verdict.observed is not None and verdict.observed.value >= 2000 for verdict in verdicts if verdict.endpoint
     )
+
+
+@pytest.mark.parametrize("slow_animal", [0.4], indirect=True)
+def test_a_run_is_held_against_a_stored_one(
+    stacks: dict[Any, StackAddresses], slow_animal: Path, scenario: Path, tmp_path: Path
+) -> None:
+    """A slower endpoint and a statement more per request fail the gate; the run held against itself does not."""
+    endpoint = "api GET /api/v1/animals/{tag_number}"
+    main, now, worse = tmp_path / "main", tmp_path / "now", tmp_path / "worse"
+    stored = dairyperf("run", scenario, "--profile", "day31", "--out", main)
+    assert stored.returncode == 0, stored.stdout + stored.stderr
+    done = dairyperf(
+        *("run", scenario, "--profile", "day31", "--out", now, "--baseline", main),
+        DAIRYPERF_STATE=str(slow_animal),
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    verdicts = only_run(now).read_verdicts()
+    assert {(one.threshold.metric, one.endpoint) for one in verdicts if one.outcome in ("fail", "no_data")} >= {
+        ("p50_ms", endpoint)
+    }
+    counts = [one for one in verdicts if one.threshold.text == "db_calls_per_request[*] <= 1.1 × baseline"]
+    assert "pass" in {one.outcome for one in counts}
+    assert "fail" not in {one.outcome for one in counts}
+    assert f"{endpoint}" in (only_run(now).path / "summary.md").read_text().replace("\\", "")
+    assert "× baseline" in (only_run(now).path / "junit.xml").read_text()
+    again = dairyperf("report", only_run(now).path)  # from its files alone
+    assert (again.returncode, only_run(now).read_verdicts()) == (1, verdicts)
+
+    itself = dairyperf("report", only_run(main).path, "--baseline", only_run(main).path)
+    assert itself.returncode == 0, itself.stdout
+    shutil.copytree(main, worse)
+    snapshot = only_run(worse).path / "snapshot-after.json"
+    after = json.loads(snapshot.read_text())
+    requests = runner.read(only_run(worse)).requests["odoo farm.animal.search_read [tag]"]
+    rows = after["postgres"]["statements"]
+    row = max((one for one in rows if "farm_animal_search_read" in one["rolname"]), key=lambda one: one["calls"])
+    row["calls"] += requests  # as if each request ran its statement once more
+    snapshot.write_text(json.dumps(after))
+    more = dairyperf("report", only_run(worse).path)
+    assert more.returncode == 1, more.stdout
+    failed = {(v.threshold.metric, v.endpoint) for v in only_run(worse).read_verdicts() if v.outcome == "fail"}
+    assert failed == {("db_calls_per_request", "odoo farm.animal.search_read")}
+
+    other = dairyperf("report", only_run(now).path, "--baseline", "reports", "--historical")
+    assert other.returncode == 2
+    assert "no run of day31" in other.stderr
 
 
 @pytest.mark.parametrize(("limit", "code"), [("p95_ms < 10000", 0), ("p95_ms < 1", 1)])

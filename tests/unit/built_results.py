@@ -399,7 +399,7 @@ def effect(change: float, verdict: EffectVerdict, spread: float = 3.0, **other: 
     return replace(built, **other)
 
 
-def effects(p95_pct: float, verdict: EffectVerdict) -> Mapping[EffectMetric, Effect]:
+def hand_made_effects(p95_pct: float, verdict: EffectVerdict) -> Mapping[EffectMetric, Effect]:
     """All six figures of an endpoint, one of each kind among them."""
     pairs_needed = 24 if verdict == "inconclusive" else None
     return {
@@ -408,7 +408,9 @@ def effects(p95_pct: float, verdict: EffectVerdict) -> Mapping[EffectMetric, Eff
         "throughput_rps": effect(1.25, "equivalent", spread=1.5),
         "failure_ratio": effect(0.0, "equivalent", spread=0.0005, unit="abs", floor=0.001),
         "db_ms_per_request": effect(-41.0, "improved", spread=6.0),
-        "db_calls_per_request": effect(0.0, "inconclusive", unit="abs", low=None, high=None, p_value=None, note="no test"),
+        "db_calls_per_request": effect(
+            0.0, "inconclusive", unit="abs", low=None, high=None, p_value=None, note="no test"
+        ),
     }
 
 
@@ -426,14 +428,14 @@ def tested_benchmark() -> Benchmark:
         built,
         pairs=10,
         runs=built.runs * 5,
-        endpoints=tuple(replace(row, effects=effects(*of_endpoint[row.endpoint])) for row in built.endpoints),
+        endpoints=tuple(replace(row, effects=hand_made_effects(*of_endpoint[row.endpoint])) for row in built.endpoints),
         pooled=EndpointComparison(
             "all endpoints",
             day31.summary.pooled,
             day40.summary.pooled,
             -45.0,
             -45.0,
-            effects=effects(-23.0, "improved"),
+            effects=hand_made_effects(-23.0, "improved"),
         ),
         noise_floor=NoiseFloor(
             measured_at="2026-02-02T09:00:00Z",

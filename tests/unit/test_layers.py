@@ -12,16 +12,17 @@ import pytest
 HARNESS = Path(__file__).parents[2] / "harness"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "units"}),
-    frozenset({"scenario", "arrivals", "threshold", "summary", "compare", "comparable", "verdict_text"})
-    | {"benchmark_plan"}
-    | {"effects", "effect_text", "wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
+    frozenset({"scenario", "arrivals", "threshold", "bootstrap_limit", "summary", "verdict_text", "csv_text", "tables"})
+    | {"compare", "comparable", "effects", "effect_text", "benchmark_plan", "baseline"}
+    | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "attribution", "odoo_log", "servers", "server_metrics", "server_csv", "wal_archive"}
-    | {"statement_log", "slow_statements", "index_plan", "index_findings", "plan", "plan_text"}
-    | {"drawing", "charts", "charts_latency", "charts_servers", "wait_events", "report_pictures"}
-    | {"report", "report_headline", "report_facts", "report_attribution", "report_plans", "report_text"},
+    | {"statement_log", "slow_statements", "index_plan", "index_findings", "plan", "plan_text", "wait_events"}
+    | {"drawing", "charts", "charts_latency", "charts_servers"}
+    | {"report", "report_headline", "report_checklists", "report_effects", "report_facts", "report_pictures"}
+    | {"report_attribution", "report_plans", "report_statements", "report_text"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
-    | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance", "plans", "noise"},
-    frozenset({"runner", "benchmark", "locust_plugin"}),
+    | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance", "plans", "noise", "screenshot"},
+    frozenset({"runner", "benchmark", "baseline_runs", "locust_plugin"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -52,7 +52,7 @@ def test_markdown():
     assert lines[2] == "2 PASS, 1 FAIL, 1 NO DATA, 1 n/a"
     assert lines[4] == "| Outcome | Threshold | Endpoint | Observed | 95 % interval | Samples | Confidence |"
     assert len(lines) == 6 + len(VERDICTS)
-    assert r"a\|b \`c\` \<script\>" in lines[7]
+    assert r"a\|b \`c\` \<script\>" in lines[6]
     assert "**INVALID**: 3 sent, 2 recorded" in verdict_text.markdown("x", (), ["3 sent,\n2 recorded"])
     assert "no thresholds" in verdict_text.markdown("x", ())
 
@@ -68,6 +68,46 @@ def test_junit():
     assert "<script>" in cases[1].get("name")
     assert "\ufffd" in cases[1].get("name")
     assert cases[1][0].get("message").startswith("observed 250.0 ms, interval 190.0 ms – 300.0 ms, 90 samples")
+
+
+def against_baseline(outcome: str, number: int, selector: str = "*") -> Verdict:
+    limit = dataclasses.replace(threshold.parse("p95_ms[*] < 12"), text="p95_ms[*] <= 1.05 × baseline")
+    limit = dataclasses.replace(limit, selector=selector)
+    return Verdict(limit, f"api GET /{number}", Estimate(9, 8, 10, 99), outcome, "clear", Estimate(9, 8, 10, 99), "why")
+
+
+MANY = (
+    *VERDICTS,
+    *(against_baseline(outcome, i) for outcome in ("pass", "cannot_say", "not_applicable") for i in range(40)),
+    against_baseline("fail", 7),
+)
+
+
+def test_many_verdicts_are_one_screen_with_what_failed_first():
+    lines = verdict_text.markdown("x", MANY, [f"reason {i}" for i in range(20)], "aborted", ARRIVALS).splitlines()
+    assert len(lines) <= 45
+    outcomes = [line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("|")][2:]
+    assert outcomes[:6] == ["FAIL", "FAIL", "NO DATA", "PASS", "PASS", "n/a"]
+    assert set(outcomes[6:]) == {"CANNOT SAY"}
+    assert lines[-1] == "and 40 PASS, 21 CANNOT SAY, 40 n/a; all of them are in the report"
+    assert "and 15 reasons more" in lines
+
+
+def test_a_terminal_shows_every_limit_of_the_run_and_of_a_baseline_what_asks_for_something():
+    open_pooled = against_baseline("cannot_say", 0, selector=None)
+    shown, left_out = verdict_text.in_short((*MANY, open_pooled))
+    assert shown == (*VERDICTS, MANY[-1], open_pooled)
+    assert left_out == "and 40 PASS, 40 CANNOT SAY, 40 n/a against the baseline, see the report"
+    assert verdict_text.in_short(VERDICTS) == (VERDICTS, "")
+    assert verdict_text.rows([MANY[-1]])[0].confidence == "why"
+
+
+def test_what_cannot_be_said_fails_nothing():
+    cannot_say = against_baseline("cannot_say", 1)
+    suite = ElementTree.fromstring(verdict_text.junit_xml("x", [cannot_say]))
+    assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("0", "0", "1")
+    assert [(child.tag, child.get("message")) for child in suite[1]] == [("skipped", "why")]
+    assert threshold.exit_code([cannot_say]) == 0
 
 
 ARRIVALS = ArrivalStats(due=3000, late=12, dropped=1, late_after_ms=50.0)

@@ -1,0 +1,60 @@
+"""Reads stored runs as a baseline, and puts it into the directory of the run that is held against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness import baseline, rundir, runner
+from harness.errors import HarnessError, InputError
+from harness.model import Baseline, Profile
+from harness.rundir import RunDir
+
+
+def asked(
+    paths: Sequence[Path], profile: Profile, *, limits: Sequence[str] = (), historical: bool = False
+) -> Baseline | None:
+    """What the command line asks for; None = no baseline. Raises InputError."""
+    if paths:
+        return read(paths, profile, limits=limits, historical=historical)
+    if limits or historical:
+        raise InputError("--baseline-limit and --historical go with --baseline DIR; add it, or leave them out")
+    return None
+
+
+def read(
+    paths: Sequence[Path],
+    profile: Profile,
+    *,
+    limits: Sequence[str] = (),
+    historical: bool = False,
+    floor_pct: Mapping[str, float] | None = None,
+) -> Baseline:
+    """The baseline of `paths`: runs, or folders of runs such as a benchmark, of which those of `profile` count. limits
+    and floor_pct: as in `harness.baseline`. Raises InputError unless every run of it can be judged."""
+    parsed = baseline.parse_limits(limits)
+    runs = []
+    for directory in [run for path in paths for run in _runs(path, profile)]:
+        try:
+            evidence = runner.read(directory)
+            runs.append(baseline.of_run(runner.side([evidence], evidence.meta.scenario, evidence.meta)))
+        except InputError as fault:
+            raise InputError(f"--baseline: {fault}") from fault
+        except HarnessError as fault:
+            raise InputError(f"--baseline: {fault}; name a complete run") from fault
+    return Baseline(rundir.SCHEMA_VERSION, tuple(runs), parsed, historical, dict(floor_pct or {}))
+
+
+def _runs(path: Path, profile: Profile) -> list[RunDir]:
+    if rundir.is_run(path):
+        return [RunDir(path)]
+    found = [run for run in rundir.runs_within(path) if run.read_meta().profile == profile]
+    if not found:
+        raise InputError(f"--baseline: {path}: no run of {profile} in it; name a run directory or a folder of them")
+    return found
+
+
+def attach(directory: RunDir, held: Baseline) -> None:
+    """From now on the run is judged against `held` as well, by its own files. Raises InputError if it cannot be."""
+    baseline.check_comparable(held, directory.read_meta())
+    directory.write_baseline(held)
