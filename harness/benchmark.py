@@ -253,7 +253,7 @@ def judge(directory: BenchmarkDir) -> Judged:
     )
     directory.write(benchmark)
     directory.write_tables(tables.csv_texts(tables.benchmark_tables(benchmark)))
-    digest = rundir.evidence_sha256(directory.runs())
+    digest = rundir.evidence_sha256(tuple(directory.runs().values()))
     directory.write_report(report.render_benchmark(benchmark, digest))
     of_runs = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)
     reasons = (*counted.reasons, *of_runs)

@@ -309,7 +309,7 @@ def is_run(path: Path) -> bool:
 def runs_within(path: Path) -> tuple[RunDir, ...]:
     """The runs of a benchmark, or of a folder that has run directories in it, by name."""
     if is_benchmark(path):
-        return BenchmarkDir(path).runs()
+        return tuple(BenchmarkDir(path).runs().values())
     return tuple(RunDir(one) for one in sorted(path.glob("*")) if is_run(one))
 
 
