@@ -10,11 +10,13 @@ from decimal import Decimal
 import httpx
 import psycopg
 import pytest
+from built_redis import FakeRedis
 from psycopg import errors
 
 from fixtures.api import app as api_app
-from fixtures.api.identity import Account, Identity
+from fixtures.api.identity import Account, Identity, Scopes
 from fixtures.api.settings import Settings
+from fixtures.cache.nonblocking import ResultCache
 
 AS_OF = dt.date(2026, 2, 3)
 KEY = {"X-API-Key": "key-of-test"}
@@ -154,6 +156,39 @@ def test_every_request_is_one_transaction_as_the_keys_account_for_the_endpoint(k
     assert database.identities[0].opening() == (
         f"BEGIN; SET LOCAL ROLE {role}; SET LOCAL app.current_user_id = '{user_id}'"
     )
+
+
+def test_what_a_moved_worker_is_shown_is_shared_with_nobody():
+    """The service remembers for a while who works where; the database's policies know at once."""
+
+    async def play():
+        app = api_app.create_app(Settings(dsn="dbname=x", api_key="key-of-test", accounts=ACCOUNTS))
+        using = app.state.service
+        using.database = database = FakeDatabase({"animal_by_tag": [ANIMAL]})
+        using.cache = ResultCache(FakeRedis())
+        sections = {6: (1,)}
+
+        async def read():
+            return dict(sections)
+
+        using.scopes = Scopes(read)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+
+            async def asks():
+                answer = await client.get("/api/v1/animals/SD-7", headers={"X-API-Key": "key-of-worker"})
+                return answer.json()["name"]
+
+            seen = [await using.scopes.of(ACCOUNTS["key-of-worker"])]
+            sections[6] = (2,)
+            database.answers["animal_by_tag"] = [ANIMAL | {"name": "of section 2"}]
+            seen.append(await asks())
+            sections[6] = (1,)
+            database.answers["animal_by_tag"] = [ANIMAL]
+            using.scopes = Scopes(read)
+            return [*seen, await asks(), await asks()], using.cache.counts.hits
+
+    assert asyncio.run(play()) == (["worker:1", "of section 2", "Rani", "Rani"], 1)
 
 
 def test_health_details_are_sent_as_json():
