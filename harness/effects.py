@@ -311,7 +311,7 @@ def _pairs_needed(differences: Sequence[float], floor: float, family: int, made:
         change, _, _ = hodges_lehmann(differences)
         beyond = abs(change) > floor
         distance = abs(change) if beyond else floor - abs(change)
-        spread = statistics.stdev(differences)
+        spread = float(np.std(differences, ddof=1))
         if spread > MOST_PAIRS * distance:
             return None
         z = _z(1 - (ALPHA / family if beyond else ALPHA) / 2) + _z(POWER)

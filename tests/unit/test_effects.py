@@ -345,7 +345,7 @@ def conclusion(factors: Sequence[float], pairs: int = 10, floor: NoiseFloor | No
 def test_the_conclusion_counts_verdicts_and_names_what_regressed():
     text = conclusion([0.5] * 15 + [1.0] * 3 + [1.055, 1.3], floor=noise_floor(p95_ms=6.1))
     assert "p95: 15 of 20 endpoints improved, 3 equivalent, 1 regressed, 1 inconclusive (about " in text
-    assert "Regressed in p50: api GET /19." in text
+    assert "Regressed in p50: api GET /18, api GET /19. Regressed in p95: api GET /19." in text
     assert "Only changes beyond 6.1 % in p95, 5.0 % in p50 count" in text
     assert "an A/A session of 10 pairs on this machine" in text
 

@@ -41,10 +41,16 @@ def test_at_most_one_benchmark_in_twenty_finds_a_change_where_there_is_none(noth
     assert max(together.values(), default=0) / BENCHMARKS <= 0.05
 
 
-@pytest.mark.parametrize("endpoint", [0, 2])
-def test_a_fifth_slower_endpoint_is_found_by_its_median(nothing_changed, endpoint):
-    """One called 150 times in a run or more."""
-    assert COUNTS[endpoint] >= 150
-    share = share_found(nothing_changed.first(200), endpoint, "p50_ms")
-    print(f"{COUNTS[endpoint]} requests in a run: p50 found in {share:.1%}")
+def test_a_fifth_slower_endpoint_is_found_by_its_median(nothing_changed):
+    """In four of five benchmarks, where it is called 150 times in a run."""
+    share = share_found(nothing_changed.first(200), 2, "p50_ms")
+    print(f"p50 found in {share:.1%} at {COUNTS[2]} requests in a run")
     assert share >= 0.8
+
+
+def test_its_p95_takes_600_requests_in_a_run(nothing_changed):
+    """Runs of 90 s have so many of the busiest endpoint; the 200 of 30 s are too few for four of five."""
+    long = share_found(simulate(200, pairs=10, run_sd=0.03, seed=1, seconds=90), 0, "p95_ms")
+    short = share_found(nothing_changed.first(100), 0, "p95_ms")
+    print(f"p95 found in {short:.1%} at {COUNTS[0]} requests in a run, in {long:.1%} at {3 * COUNTS[0]}")
+    assert short < 0.8 <= long
