@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import math
+import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from statistics import NormalDist
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from harness import attribution
 from harness.model import (
@@ -31,6 +34,8 @@ ALL_ENDPOINTS = "all endpoints"
 METRICS: tuple[EffectMetric, ...] = get_args(EffectMetric)
 DB_METRICS: frozenset[EffectMetric] = frozenset({"db_ms_per_request", "db_calls_per_request"})
 HIGHER_IS_BETTER: frozenset[EffectMetric] = frozenset({"throughput_rps"})
+# A few failures more among none or few are many times as many.
+ABSOLUTE: frozenset[EffectMetric] = frozenset({"failure_ratio"})
 
 ALPHA = 0.05
 # A smaller change is of no practical weight, however well it is measured.
@@ -145,10 +150,10 @@ def effects(pairs: Sequence[Pair], floor: NoiseFloor | None) -> Effects:
     case, so that its cases share one effect, whose note says so.
 
     change: Hodges & Lehmann's (1963) estimate, the median of the Walsh averages of the paired differences; the
-    interval inverts the exact signed-rank test. Differences are of logarithms, unless any pair has a 0: then they are
-    of the figures themselves. p_value: Wilcoxon's signed-rank test, exact over all sign flips with mid-ranks for ties,
-    differences of 0 left out, corrected by Holm (1979). The family is all endpoints of one metric (methods, for the
-    database), those without the figure included; ALL_ENDPOINTS stands outside of it, uncorrected. The error rate is
+    interval inverts the exact signed-rank test. Differences are of logarithms; of failures, and where any pair has a
+    0, of the figures themselves. p_value: Wilcoxon's signed-rank test, exact over all sign flips with mid-ranks for
+    ties, differences of 0 left out, corrected by Holm (1979). The family is all endpoints of one metric (methods, for
+    the database), those without the figure included; ALL_ENDPOINTS stands outside of it, uncorrected. The error rate is
     thus kept per metric, not over all of them.
 
     improved, regressed: p <= 0.05 and the interval excludes 0 and the change exceeds the floor. equivalent: the
@@ -221,7 +226,7 @@ class _Measured:
     """differences: day40 - day31 per pair that has both, of logarithms (relative) or of the figures. day31: the median
     of its figures over these pairs, None without any."""
 
-    differences: Floats
+    differences: tuple[float, ...]
     relative: bool
     day31: float | None
 
@@ -233,16 +238,15 @@ def _measured(metric: EffectMetric, name: str, sides: Sequence[tuple[Figures, Fi
         if metric in before.get(name, {}) and metric in after.get(name, {})
     ]
     if not both:
-        return _Measured(np.empty(0), True, None)
-    before, after = np.array(both).T
-    relative = bool(np.all(before > 0) and np.all(after > 0))
-    differences = np.log(after) - np.log(before) if relative else after - before
-    return _Measured(differences, relative, float(np.median(before)))
+        return _Measured((), True, None)
+    relative = metric not in ABSOLUTE and all(before > 0 and after > 0 for before, after in both)
+    differences = tuple(math.log(after) - math.log(before) if relative else after - before for before, after in both)
+    return _Measured(differences, relative, statistics.median(before for before, _ in both))
 
 
 def _effect(metric: EffectMetric, measured: _Measured, p_value: float, floor: float, family: int, made: int) -> Effect:
     differences, relative = measured.differences, measured.relative
-    count = differences.size
+    count = len(differences)
     if not relative:
         assert measured.day31 is not None
         least = LEAST_FAILURE_FLOOR_RATIO if metric == "failure_ratio" else 0.0
@@ -293,7 +297,7 @@ def _joined(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _pairs_needed(differences: Floats, floor: float, family: int, made: int) -> int | None:
+def _pairs_needed(differences: Sequence[float], floor: float, family: int, made: int) -> int | None:
     """How many pairs would likely settle it, at least what Holm can reject by; None where it cannot be said.
 
     n = (z_a + z_b)² (π / 3) s² / d² (Noether 1987): s the standard deviation of the paired differences, π / 3 what
@@ -301,39 +305,42 @@ def _pairs_needed(differences: Floats, floor: float, family: int, made: int) -> 
     and z_a that of 0.05 / family; within it d is what lies between the change and the floor, and z_a that of the 95 %
     interval. Pairs that lack the figure make it more by as much. `differences` and `floor` in the same scale.
     """
-    count, least = differences.size, least_pairs(family)
+    count, least = len(differences), least_pairs(family)
     needed = float(least)
     if interval_rank(count) is not None:
         change, _, _ = hodges_lehmann(differences)
         beyond = abs(change) > floor
         distance = abs(change) if beyond else floor - abs(change)
-        z_a = stats.norm.isf((ALPHA / family if beyond else ALPHA) / 2)
         spread = float(np.std(differences, ddof=1))
         if spread > MOST_PAIRS * distance:
             return None
-        estimate = ((z_a + stats.norm.isf(1 - POWER)) * spread / distance) ** 2 * math.pi / 3 if spread else 0.0
+        z = _z(1 - (ALPHA / family if beyond else ALPHA) / 2) + _z(POWER)
+        estimate = (z * spread / distance) ** 2 * math.pi / 3 if spread else 0.0
         # what these pairs did not settle takes more of them
         needed = max(least, count + 1 if count >= least else 0, estimate)
     needed *= made / count
     return math.ceil(needed) if needed <= MOST_PAIRS else None
 
 
+_z = functools.cache(NormalDist().inv_cdf)
+
+
 # --- the signed-rank test, its inversion, Holm -----------------------------------------------------------------------
 
 
-def signed_rank_p(differences: Floats) -> float:
+def signed_rank_p(differences: Sequence[float]) -> float:
     """Wilcoxon's signed-rank test, two-sided: the share of all 2^n sign flips whose rank sum is as far from its mean.
 
     Exact with ties as well (mid-ranks), where scipy.stats.wilcoxon turns to the normal approximation, whose p of ten
     pairs (0.005) could never pass Holm over 20. Differences of 0 are left out, as Wilcoxon did; 1 if nothing is left.
     """
-    nonzero = differences[differences != 0]
-    # twice the mid-ranks are whole numbers
-    ranks = np.rint(2 * stats.rankdata(np.abs(nonzero))).astype(int)
-    distribution = _rank_sums(tuple(sorted(ranks.tolist())))
-    positive, total = int(ranks[nonzero > 0].sum()), int(ranks.sum())
-    tail = float(distribution[max(positive, total - positive) :].sum())
-    return min(1.0, 2 * tail)
+    nonzero = [one for one in differences if one]
+    sizes = sorted(map(abs, nonzero))
+    # twice the mid-ranks, which are whole numbers
+    ranks = [bisect_left(sizes, abs(one)) + bisect_right(sizes, abs(one)) + 1 for one in nonzero]
+    distribution = _rank_sums(tuple(sorted(ranks)))
+    positive, total = sum(rank for rank, one in zip(ranks, nonzero, strict=True) if one > 0), sum(ranks)
+    return min(1.0, 2 * float(distribution[max(positive, total - positive) :].sum()))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -348,14 +355,13 @@ def _rank_sums(ranks: tuple[int, ...]) -> Floats:
     return chances
 
 
-def hodges_lehmann(differences: Floats) -> tuple[float, float | None, float | None]:
+def hodges_lehmann(differences: Sequence[float]) -> tuple[float, float | None, float | None]:
     """The median of the Walsh averages (d_i + d_j) / 2, i <= j, of at least one difference, with its interval of at
     least 95 %, None for fewer than 6."""
-    upper = np.triu_indices(differences.size)
-    averages = np.sort((differences[upper[0]] + differences[upper[1]]) / 2)
-    rank = interval_rank(differences.size)
-    middle = float(np.median(averages))
-    return (middle, None, None) if rank is None else (middle, float(averages[rank]), float(averages[-1 - rank]))
+    averages = sorted((one + other) / 2 for number, one in enumerate(differences) for other in differences[number:])
+    rank = interval_rank(len(differences))
+    middle = statistics.median(averages)
+    return (middle, None, None) if rank is None else (middle, averages[rank], averages[-1 - rank])
 
 
 @functools.cache
@@ -371,8 +377,7 @@ def interval_rank(count: int) -> int | None:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's (1979) step-down adjustment, in the order given: no smaller than the raw values, at most 1, and in their
     order."""
-    order = np.argsort(p_values, kind="stable")
-    stepped = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    return adjusted.tolist()
+    order = sorted(range(len(p_values)), key=lambda number: p_values[number])
+    stepped = accumulate((p_values[number] * (len(order) - step) for step, number in enumerate(order)), max)
+    adjusted = dict(zip(order, stepped, strict=True))
+    return [min(1.0, adjusted[number]) for number in range(len(p_values))]
