@@ -223,7 +223,7 @@ def judge(directory: BenchmarkDir) -> Judged:
         table = server_csv.pg_stats_csv([(one.before, one.after) for one in of_side])
         rundir.write_atomic(directory.path / f"{profile}_pg_stats.csv", table)
     pairs = len(counted.pairs)
-    noise_floor, doubts = _floor_of(directory, day40.meta, pairs)
+    noise_floor, doubts = floor_for(directory, day40.meta, pairs)
     paired = effects.paired(results.values())
     found = effects.effects(paired.pairs, noise_floor)
     endpoints = compare.endpoints(day31.summary, day40.summary, found)
@@ -261,7 +261,7 @@ def judge(directory: BenchmarkDir) -> Judged:
     return dataclasses.replace(made, evidence_sha256=digest)
 
 
-def _floor_of(directory: BenchmarkDir, like: RunMeta, pairs: int) -> tuple[NoiseFloor | None, tuple[str, ...]]:
+def floor_for(directory: BenchmarkDir, like: RunMeta, pairs: int) -> tuple[NoiseFloor | None, tuple[str, ...]]:
     """The noise floor to judge by, and the doubt where there is none. The machine's is copied into the directory, so
     that a later report is made from files alone."""
     floor, home = directory.read_noise_floor(), provision.cache_root()
