@@ -392,7 +392,9 @@ def effects(p95_pct: float, verdict: EffectVerdict) -> Mapping[EffectMetric, Eff
         "throughput_rps": effect(1.25, "equivalent", spread=1.5),
         "failure_ratio": effect(0.0, "equivalent", spread=0.0005, unit="abs", floor=0.001),
         "db_ms_per_request": effect(-41.0, "improved", spread=6.0),
-        "db_calls_per_request": effect(0.0, "inconclusive", unit="abs", low=None, high=None, p_value=None, note="no test"),
+        "db_calls_per_request": effect(
+            0.0, "inconclusive", unit="abs", low=None, high=None, p_value=None, note="no test"
+        ),
     }
 
 
