@@ -78,3 +78,9 @@ def secrets(stack: StackAddresses) -> dict[str, Any]:
 def chromium() -> Path:
     """A real Chromium that runs as the current user."""
     return provision.browser(say)
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """axe-core's script."""
+    return provision.axe(say).read_text(encoding="utf-8")

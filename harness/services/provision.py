@@ -7,6 +7,7 @@ used instead. A part is complete when its folder exists: it is built beside and 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
@@ -38,6 +39,8 @@ DEBIAN_PACKAGES = (
     *("pgbouncer", "libc-ares2", "libevent-2.1-7"),
     *("redis-server", "redis-tools", "libatomic1", "libjemalloc2", "liblzf1"),
 )
+AXE_NPM = "axe-core@4.14.1"
+AXE_SHA512 = "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
 ODOO_PACKAGE = "odoo-19"
 # The last number grows with what `odoo.prune` removes, so that no cache keeps a tree of an earlier rule.
 ODOO_PART = "parts/odoo-19-2"
@@ -392,3 +395,24 @@ def browser(say: Say) -> Path:
                 )
                 start.chmod(0o755)
     return folder / "chromium"
+
+
+def axe(say: Say) -> Path:
+    """axe-core, the accessibility checker that the report's tests run in the browser: one script file."""
+    root = cache_root()
+    _make_root(root)
+    folder = root / f"parts/{AXE_NPM}"
+    with locked(root / "axe.lock"):
+        if not folder.exists():
+            say(f"fetching {AXE_NPM} for the report's tests (3 MB)")
+            ways_on = "install npm"
+            with _part(folder) as scratch:
+                place = [f"--cache={root}/npm", "--pack-destination", scratch]
+                _call("axe-core", ["npm", "pack", "--loglevel=error", *place, AXE_NPM], ways_on, cwd=scratch)
+                archive = next(scratch.glob("*.tgz"))
+                found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+                if found != AXE_SHA512:
+                    raise StackError(f"axe-core: {AXE_NPM} is not the expected file (SHA-512 {found}); try again")
+                _call("axe-core", ["tar", "-xzf", archive, "-C", scratch, "package/axe.min.js"], ways_on)
+                archive.unlink()
+    return folder / "package/axe.min.js"

@@ -208,8 +208,8 @@ def test_page_loads_nothing_and_runs_nothing(html):
 
 def test_nothing_is_blank_and_no_python_value_shows(html):
     page = Page(html)
-    # cells to write into: three people, four cells
-    assert page.empty_cells in (0, 12)
+    # cells to write into (four people, three cells), and the pooled row's change, which the effects show
+    assert page.empty_cells in (0, 12, 13)
     text = " ".join(page.text)
     assert not re.search(r"\bNone\b|\bnan\b|Undefined|\binf\b|Estimate\(", text)
 
@@ -260,14 +260,70 @@ def test_without_data_nothing_is_met():
     assert "Specification&#39;s targets (§5.2): 0 of 7 met." in html
 
 
+def first_screen(name: str) -> str:
+    html = rendered(name)
+    return re.sub(r"\s+", " ", html[html.index('<div class="first">') : html.index("<nav")])
+
+
 def test_first_screen_answers_the_three_questions():
-    html = rendered("benchmark")
-    first = html[html.index("<main>") : html.index("<nav")]
+    first = first_screen("benchmark")
+    assert '<p class="badge fail">Fail</p>' in first
     assert "Day 40 fails: 9 of 10 limits met, 1 without data." in first
     assert "No data: p95_ms[*] &lt; 200 for odoo farm.milk_production.create" in first
     assert "3 of 3 endpoints have a lower p95 on Day 40, 0 do not." in first
+    assert f"Slowest on Day 40: {built.LIST}, p95 97.02 ms." in first
+    assert "All 4 runs are valid" in first
     assert "With 2 pairs no effect can be told from noise." in first
-    assert "2 cores and 8.0 GiB are less than the 8 cores and 32 GB" in first
+    assert "Noise floor" not in first
+    assert '<a href="#doubts">2 doubts</a>: Host, Load generator.' in first
+    assert "2 cores and 8.0 GiB are less than the 8 cores and 32 GB" in rendered("benchmark")
+    assert "Cannot say: the pairs of runs were not tested." in rendered("benchmark")
+
+
+def test_first_screen_says_what_got_faster_and_by_how_much():
+    first = first_screen("benchmark-tested")
+    assert "p95 of all endpoints: −23 % [−26, −20], improved." in first
+    assert "p95 of 4 endpoints: 1 improved, 1 equivalent, 1 regressed, 1 inconclusive." in first
+    assert f"Most improved: {built.TAG}, −44 % [−47, −41]." in first
+    assert f"Regressed: {built.LIST}, p50 +16 % [+14, +20], p95 +12 % [+9.5, +16]." in first
+    assert "Noise floor of this machine: p50 3.2 %, p95 4.8 % (5 pairs of day40 against itself, 2026-02-02)." in first
+    without = replace(built.tested_benchmark(), noise_floor=None)
+    assert "The noise floor of this machine was not measured" in report.render_benchmark(without)
+
+
+def test_first_screen_of_a_run_has_its_targets():
+    first = first_screen("run")
+    assert '<h2 id="what-was-found">What is slow?</h2>' in first
+    assert f"<li>Then: {built.DAILY}, p95 35.80 ms.</li>" in first
+    assert "Baseline" not in first
+    assert re.search(r"Redis cache hit ratio</th><td class=\"n\">&gt; 85 %</td><td class=\"n\">88.5 %</td>", first)
+    day31 = first_screen("run-day31")
+    assert re.search(r"Redis cache hit ratio</th>.{80,220}<span class=\"status not_applicable\">n/a</span>", day31)
+
+
+def test_a_single_doubt_stands_in_full_where_it_is_read_first():
+    run = built.result("day40")
+    html = report.render_run(replace(run, warnings=()))
+    assert re.search(r'<p class="doubts"><strong>[^<]*</strong> Host: 2 cores and 8.0 GiB are less', html)
+    assert 'id="doubts"' not in html
+    large = {"cpu_count": 8, "memory_bytes": 33_500_000_000}
+    assert 'class="doubts"' not in report.render_run(replace(run, warnings=(), meta=replace(run.meta, host=large)))
+
+
+def test_effects_stand_in_one_table_with_their_verdicts():
+    table = re.search(r'<table class="effects wide">.*?</table>', rendered("benchmark-tested"), re.DOTALL)[0]
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)]
+    assert [row[0] for row in rows] == ["Endpoint", "all", "api", "api", "odoo", "odoo"]
+    last = " ".join(rows[-1])
+    assert "−7.0 % [−10, −4.0] inconclusive about 24 pairs needed" in last
+    assert "+0.0 % [−0.05 %, +0.05 %] equivalent" in last
+    assert last.endswith("+0 no interval inconclusive no test")
+
+
+def test_what_is_signed_can_be_told_apart():
+    assert f"<code>{DIGEST}</code>" in rendered("benchmark-tested")
+    assert "not computed: this page was not rendered from a run&#39;s files" in rendered("benchmark")
+    assert rendered("run").count("☐ accepted<br>") == 4
 
 
 def headline(result: RunResult) -> str:
@@ -334,7 +390,7 @@ def test_a_run_that_a_limit_ended_early_fails_whatever_it_kept():
             built.quick_benchmark(), runs=(run,), day40=replace(aborted, meta=built.result("day40").meta)
         )
         html = report.render_benchmark(benchmark)
-        assert f'<section class="answer {state}"' in html
+        assert f'<section class="answer verdict-strip {state}"' in html
         assert f"<li>{run.meta.run_id}: Ended early: p95_ms" in html
 
 
