@@ -11,7 +11,7 @@ from typing import cast
 from locust import events
 from locust.env import Environment
 
-from harness import CHECKOUT, load, scenario
+from harness import CHECKOUT, load, rundir, scenario
 from harness.errors import InputError
 from harness.model import PROFILES, Profile, Scenario
 
@@ -44,6 +44,18 @@ def add_options(parser: argparse.ArgumentParser, **_: object) -> None:
         help="End the run (exit code 1) when a limit on samples fails over a window of this length; default never",
     )
     group.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="<directory>",
+        help="Hold the run against this stored one, or all runs in this folder; repeatable",
+    )
+    group.add_argument(
+        "--historical",
+        action="store_true",
+        help="Allow a baseline of another machine or other versions; latency is then not judged",
+    )
+    group.add_argument(
         "--secrets",
         metavar="<file>",
         help="On a worker on another machine: its copy of the stack's secrets file. Secrets are never sent to workers",
@@ -68,6 +80,17 @@ def resolve(environment: Environment) -> tuple[Scenario, Profile]:
         asked, duration_s=duration_s, thresholds=options.threshold, abort_window_s=options.abort_window
     )
     return dataclasses.replace(asked, locustfile=_locustfile(environment)), _profile(options.profile)
+
+
+def of_judge(environment: Environment) -> list[str]:
+    """What the judge of a run has to be told besides its directory. Raises InputError for a baseline without runs."""
+    options = cast(argparse.Namespace, environment.parsed_options)
+    paths = [Path(given).resolve() for given in options.baseline]
+    for path in paths:
+        if not rundir.is_run(path) and not rundir.runs_within(path):
+            raise InputError(f"--baseline: {path}: no run in it; name a run directory or a folder of them")
+    historical = ["--historical"] if options.historical else []
+    return [*(text for path in paths for text in ("--baseline", str(path))), *historical]
 
 
 def _profile(name: str) -> Profile:

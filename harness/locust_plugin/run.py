@@ -20,7 +20,7 @@ from locust.runners import MasterRunner
 
 from harness import CHECKOUT, load
 from harness.errors import HarnessError, RunInvalid, StackError
-from harness.locust_plugin import clock, health
+from harness.locust_plugin import clock, health, options
 from harness.locust_plugin.crew import LOST_AFTER_S, REPORT_INTERVAL_S, Alone, Crew, Workers
 from harness.locust_plugin.farm import Farm
 from harness.locust_plugin.generator import Generator
@@ -408,7 +408,8 @@ class Run:
         return self._judge() if self._judged else 0
 
     def _judge(self) -> int:
-        judge = subprocess.run([*JUDGE, str(self.run_dir)], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+        command = [*JUDGE, str(self.run_dir), *options.of_judge(self._environment)]
+        judge = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
         self.verdicts = judge.stdout
         if judge.returncode < 0:
             raise StackError(

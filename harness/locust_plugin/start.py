@@ -58,6 +58,7 @@ def _lead(environment: Any) -> None:
         asked, profile = meta.scenario, meta.profile
     else:
         asked, profile = options.resolve(environment)
+        options.of_judge(environment)  # what is wrong with it is better said before the run
     _bind(environment, asked)
     if environment.web_ui is not None:
         _serve(environment)

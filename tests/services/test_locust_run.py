@@ -195,9 +195,12 @@ def test_stages_have_no_place_in_the_web_interface(stage: Stage) -> None:
     assert process.returncode == 2
 
 
-def test_bad_input_is_refused_before_anything_is_made(stage: Stage) -> None:
-    process = stage.start(CLOSED, "-t", "1s")
-    assert "no steady state" in process.communicate(timeout=30)[0]
+@pytest.mark.parametrize(
+    ("options", "says"), [(("-t", "1s"), "no steady state"), (("--baseline", "no/such/run"), "no run in it")]
+)
+def test_bad_input_is_refused_before_anything_is_made(stage: Stage, options: tuple[str, ...], says: str) -> None:
+    process = stage.start(CLOSED, *options)
+    assert says in process.communicate(timeout=30)[0]
     assert process.returncode == 2
     assert not (stage.root / "runs").exists()
 
