@@ -15,14 +15,13 @@ import jinja2
 from markupsafe import Markup
 
 from fixtures.indexes import day32
-from harness import charts, compare, report_facts, report_plans
+from harness import charts, compare, report_facts, report_plans, report_statements
 from harness.index_findings import index_rows
 from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
 from harness.report_attribution import attributed
 from harness.report_facts import Sides
 from harness.report_headline import benchmark_headline, run_headline
 from harness.report_text import (
-    change_text,
     figure,
     interval,
     load_text,
@@ -38,7 +37,6 @@ from harness.threshold import METRICS
 from harness.units import format_bytes, format_count, format_duration
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
-TOP_STATEMENTS = 20
 BAR_STATEMENTS = 12
 TOP_TABLES = 15
 TOP_SLOW = 20
@@ -123,7 +121,7 @@ def render_run(result: RunResult) -> str:
         result=result,
         headline=run_headline(result),
         warnings=_warnings((result,)),
-        statements=statements[:TOP_STATEMENTS],
+        statement_section=report_statements.run_section(profile, result, statements),
         generator_facts=report_facts.generator_facts(result),
         **_pictures((result,), rows, statements, {profile: result.probes}),
     )
@@ -139,7 +137,7 @@ def render_benchmark(benchmark: Benchmark) -> str:
         benchmark=benchmark,
         headline=benchmark_headline(benchmark),
         warnings=_warnings((*benchmark.runs, day31, day40)),
-        statements=benchmark.statements[:TOP_STATEMENTS],
+        statement_section=report_statements.benchmark_section(day31, day40, benchmark.statements),
         settings=_differing(day31.settings, day40.settings),
         **_pictures(benchmark.runs or (day31, day40), benchmark.endpoints, benchmark.statements, probes),
     )
@@ -292,7 +290,6 @@ def _environment() -> jinja2.Environment:
         slow_basis=slow_basis,
         statement_label=compare.statement_label,
         svg=Markup,
-        change_text=change_text,
     )
     environment.globals.update(
         METRICS=METRICS,

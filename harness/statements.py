@@ -203,6 +203,17 @@ def activities_between(before: Snapshot, after: Snapshot) -> tuple[list[Activity
     return found, warnings
 
 
+def were_lost(before: Snapshot, after: Snapshot) -> bool:
+    """Whether a statement that the second snapshot lacks may have been called in between: rows were evicted or reset,
+    or one of the first snapshot is gone."""
+    old, new = before.postgres["info"], after.postgres["info"]
+    keys = [
+        {(row["userid"], row["dbid"], row["queryid"], row["toplevel"]) for row in one.postgres["statements"]}
+        for one in (before, after)
+    ]
+    return bool(old["stats_reset"] != new["stats_reset"] or new["dealloc"] > old["dealloc"] or keys[0] - keys[1])
+
+
 def _began_anew(before: Row, after: Row) -> bool:
     """Evicted and back again. Up to 1.10 a row that has passed its old count by then cannot be told."""
     return bool(after["calls"] < before["calls"] or after.get("stats_since") != before.get("stats_since"))
