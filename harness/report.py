@@ -288,7 +288,6 @@ def _environment() -> jinja2.Environment:
         shortened=shortened,
         signed_pct=signed_pct,
         slow_basis=slow_basis,
-        statement_label=compare.statement_label,
         svg=Markup,
     )
     environment.globals.update(
@@ -305,9 +304,9 @@ def _environment() -> jinja2.Environment:
 
 def _plan_values(sides: report_plans.PlanSides) -> dict[str, Any]:
     return {
-        "plan_rows": report_plans.plan_rows(sides),
+        "plan_groups": report_plans.plan_groups(report_plans.plan_rows(sides)),
         "plan_summaries": report_plans.plan_summaries(sides),
-        "statement_plan_rows": report_plans.statement_plan_rows(sides),
+        "statement_plan_groups": report_plans.plan_groups(report_plans.statement_plan_rows(sides)),
     }
 
 

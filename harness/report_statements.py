@@ -34,6 +34,7 @@ class StatementCells:
     calls: str = ""
     calls_per_request: str = ""
     mean: str = ""
+    sd: str = ""
     rows: str = ""
     blocks: str = ""
     time_per_request: str = ""
@@ -187,12 +188,21 @@ def _cells(
         missing=None,
         calls=bound + format_count(delta.calls),
         calls_per_request=bound + per_request(calls_per_request),
-        mean=format_ms(mean_ms) + (f" ± {format_ms(sd_ms)}" if delta.calls > 1 else ""),
-        rows=format_count(delta.rows / delta.calls),
-        blocks=format_count((delta.shared_blks_hit + delta.shared_blks_read) / delta.calls),
-        time_per_request=NO_DATA if time_ms is None else bound + format_ms(time_ms),
+        mean=format_ms(mean_ms),
+        sd=f"± {format_ms(sd_ms)}" if delta.calls > 1 else "one call",
+        rows=_per_call(delta.rows / delta.calls),
+        blocks=_per_call((delta.shared_blks_hit + delta.shared_blks_read) / delta.calls),
+        time_per_request=NO_DATA if time_ms is None else bound + _time(time_ms),
         total=bound + format_ms(delta.total_ms),
     )
+
+
+def _time(ms: float) -> str:
+    return format_ms(ms) if ms >= UNSEEN_MS or ms == 0 else "< 0.001 ms"
+
+
+def _per_call(count: float) -> str:
+    return f"{count:,.0f}" if count >= 100 or count.is_integer() else f"{count:,.1f}"
 
 
 def _parts(one: StatementChange) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ STANDARD_ERRORS = 2.0
 # A part of a change that is smaller than this share of both explains nothing.
 MINOR_SHARE = 0.1
 
+_INSERTS = re.compile(r"\s*insert\b", re.IGNORECASE)
 _WRITES = re.compile(r"\s*(?:insert|update|delete|merge)\b", re.IGNORECASE)
 
 # "both": called on both days. "new", "gone": on day40 alone, on day31 alone.
@@ -211,16 +212,16 @@ def _work(
     wal = _ratio(_per_call(before, "wal"), _per_call(after, "wal"))
     words = fold(blocks, "fewer", "more") + " blocks"
     more = blocks > 1
-    if _WRITES.match(after.query) and wal is not None and not _flat(wal, BLOCKS_FLAT) and (wal > 1) == more:
-        return f"{'more' if more else 'fewer'} indexes to keep up to date ({words}, {fold(wal, 'less', 'more')} WAL)"
+    more_wal = wal is not None and not _flat(wal, BLOCKS_FLAT) and (wal > 1) == more
+    if _INSERTS.match(after.query) or (_WRITES.match(after.query) and more_wal):
+        with_wal = f", {fold(wal, 'less', 'more')} WAL" if wal is not None and more_wal else ""
+        return f"{'more' if more else 'fewer'} indexes or checks for each row ({words}{with_wal})"
     if rows is not None and not _flat(rows, BLOCKS_FLAT) and (rows > 1) == more:
         return f"{fold(rows, 'fewer', 'more')} rows per call ({words})"
     if more != slower:
-        reason = "contention (CPU, locks, waits)" if slower else "less to compute, or less contention"
-        return f"{words} and yet {'slower' if slower else 'faster'}: another way to read, or {reason}"
-    return (
-        f"{words}{' in the same plan: other values, or tables that differ' if found is not None else ': another plan'}"
-    )
+        reason = "contention (CPU, locks, waits)" if slower else "less contention, or less to compute"
+        return f"{words} and yet {'slower' if slower else 'faster'}: another plan, or {reason}"
+    return f"{words}: {'another plan' if found is None else 'other values, or other tables, in the same plan'}"
 
 
 def _spill(before: StatementDelta, after: StatementDelta) -> str:

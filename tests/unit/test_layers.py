@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     | {"statements", "attribution", "odoo_log", "servers", "server_metrics", "server_csv", "wal_archive"}
     | {"statement_log", "slow_statements", "index_plan", "index_findings", "plan", "plan_text"}
     | {"charts", "report", "report_headline", "report_facts", "report_attribution", "report_plans", "report_text"}
-    | {"statement_changes", "report_statements"},
+    | {"statement_changes", "plan_diff", "report_statements"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
     | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance", "plans"},
     frozenset({"runner", "benchmark", "locust_plugin"}),
