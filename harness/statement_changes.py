@@ -85,7 +85,10 @@ def changes(
     def one(row: StatementComparison) -> StatementChange:
         known = row.day40 or row.day31
         assert known is not None
-        found = differences.get((row.role, known.fingerprint)) or (by_name.get(row.name) if row.name else None)
+        plans = (differences.get((row.role, known.fingerprint)), by_name.get(row.name) if row.name else None)
+        of_both = [one for one in plans if one is not None]
+        # the plan for any values and the one for a query's own: either may show what the other does not
+        found = next((one for one in of_both if not one.same_shape), of_both[0] if of_both else None)
         return _change(row, lossy, found)
 
     return tuple(sorted(map(one, rows), key=_most_saved_first))
@@ -220,7 +223,8 @@ def _work(
         return f"{fold(rows, 'fewer', 'more')} rows per call ({words})"
     if more != slower:
         reason = "contention (CPU, locks, waits)" if slower else "less contention, or less to compute"
-        return f"{words} and yet {'slower' if slower else 'faster'}: another plan, or {reason}"
+        or_plan = "another plan, or " if found is None else ""
+        return f"{words} and yet {'slower' if slower else 'faster'}: {or_plan}{reason}"
     return f"{words}: {'another plan' if found is None else 'other values, or other tables, in the same plan'}"
 
 
