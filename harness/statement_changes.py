@@ -209,7 +209,7 @@ def _work(
     if blocks is None or _flat(blocks, BLOCKS_FLAT):
         if not slower and _per_call(after, "read") < _per_call(before, "read") / 2 and _per_call(before, "read") >= 0.5:
             return "the same blocks, found in memory instead of read"
-        reason = "contention (CPU, locks, waits)" if slower else "less contention, or less to compute"
+        reason = "likely contention (CPU, locks, waits)" if slower else "likely less contention, or less to compute"
         return f"{'the same plan and blocks' if found is not None else 'the same blocks'}: {reason}"
     rows = _ratio(_per_call(before, "rows"), _per_call(after, "rows"))
     wal = _ratio(_per_call(before, "wal"), _per_call(after, "wal"))
@@ -222,10 +222,10 @@ def _work(
     if rows is not None and not _flat(rows, BLOCKS_FLAT) and (rows > 1) == more:
         return f"{fold(rows, 'fewer', 'more')} rows per call ({words})"
     if more != slower:
-        reason = "contention (CPU, locks, waits)" if slower else "less contention, or less to compute"
+        reason = "likely contention (CPU, locks, waits)" if slower else "likely less contention, or less to compute"
         or_plan = "another plan, or " if found is None else ""
         return f"{words} and yet {'slower' if slower else 'faster'}: {or_plan}{reason}"
-    return f"{words}: {'another plan' if found is None else 'other values, or other tables, in the same plan'}"
+    return f"{words}: {'likely another plan' if found is None else 'other values, or other tables, in the same plan'}"
 
 
 def _spill(before: StatementDelta, after: StatementDelta) -> str:

@@ -47,11 +47,11 @@ def change_of(before: StatementDelta | None, after: StatementDelta | None, lossy
         ({"calls": 100}, {"calls": 120}, "as before: what differs is within chance"),  # 20 ± 2 √(1/100 + 1/120)
         ({}, {"calls": 500}, "2.0 × fewer calls per request"),
         ({}, {"calls": 3000}, "3.0 × more calls per request"),
-        ({}, {"mean_ms": 3.0}, "calls 3.0 × slower, the same blocks: contention (CPU, locks, waits)"),
-        ({}, {"mean_ms": 0.5}, "calls 2.0 × faster, the same blocks: less contention, or less to compute"),
+        ({}, {"mean_ms": 3.0}, "calls 3.0 × slower, the same blocks: likely contention (CPU, locks, waits)"),
+        ({}, {"mean_ms": 0.5}, "calls 2.0 × faster, the same blocks: likely less contention, or less to compute"),
         ({"read": 9}, {"mean_ms": 0.5}, "calls 2.0 × faster, the same blocks, found in memory instead of read"),
-        ({}, {"mean_ms": 25.0, "blocks": 300}, "calls 25 × slower, 30 × more blocks: another plan"),
-        ({"blocks": 300}, {"mean_ms": 0.1}, "calls 10 × faster, 30 × fewer blocks: another plan"),
+        ({}, {"mean_ms": 25.0, "blocks": 300}, "calls 25 × slower, 30 × more blocks: likely another plan"),
+        ({"blocks": 300}, {"mean_ms": 0.1}, "calls 10 × faster, 30 × fewer blocks: likely another plan"),
         (
             {},
             {"mean_ms": 2.0, "blocks": 20, "rows": 4},
@@ -60,7 +60,7 @@ def change_of(before: StatementDelta | None, after: StatementDelta | None, lossy
         (
             {},
             {"mean_ms": 2.0, "blocks": 2},
-            "calls 2.0 × slower, 5.0 × fewer blocks and yet slower: another plan, or contention (CPU, locks, waits)",
+            "calls 2.0 × slower, 5.0 × fewer blocks and yet slower: another plan, or likely contention (CPU, locks, waits)",
         ),
         (
             {"query": INSERT, "wal": 100},
@@ -70,15 +70,19 @@ def change_of(before: StatementDelta | None, after: StatementDelta | None, lossy
         (
             {},
             {"mean_ms": 2.0, "temp": 1},
-            "calls 2.0 × slower, the same blocks: contention (CPU, locks, waits), spills to disk",
+            "calls 2.0 × slower, the same blocks: likely contention (CPU, locks, waits), spills to disk",
         ),
         # the larger part is said first, one of less than a tenth not at all
         (
             {},
             {"calls": 500, "mean_ms": 5.0},
-            "calls 5.0 × slower, the same blocks: contention (CPU, locks, waits); 2.0 × fewer calls per request",
+            "calls 5.0 × slower, the same blocks: likely contention (CPU, locks, waits); 2.0 × fewer calls per request",
         ),
-        ({}, {"calls": 1100, "mean_ms": 9.0}, "calls 9.0 × slower, the same blocks: contention (CPU, locks, waits)"),
+        (
+            {},
+            {"calls": 1100, "mean_ms": 9.0},
+            "calls 9.0 × slower, the same blocks: likely contention (CPU, locks, waits)",
+        ),
     ],
 )
 def test_cause(before: Any, after: Any, cause: str) -> None:
@@ -129,8 +133,8 @@ def test_plans_of_both_days_decide_what_counts_leave_open() -> None:
         return changes(rows, (), day31, day40)[0].cause
 
     assert cause("milk history") == "calls 3.0 × slower, another plan (farm.milk_production Seq Scan → Index Scan)"
-    assert cause("animal by tag").endswith("the same plan and blocks: contention (CPU, locks, waits)")
-    assert cause("no such query").endswith("the same blocks: contention (CPU, locks, waits)")
+    assert cause("animal by tag").endswith("the same plan and blocks: likely contention (CPU, locks, waits)")
+    assert cause("no such query").endswith("the same blocks: likely contention (CPU, locks, waits)")
 
 
 figures = st.tuples(st.integers(1, 9999), st.floats(0.001, 1000))
