@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness import statement_changes
 from harness.attribution import total
-from harness.compare import statement_label
+from harness.compare import NO_TEXT, statement_label
 from harness.model import RunResult, ServerDelta, StatementComparison, StatementDelta
 from harness.report_text import MINUS, NO_DATA, per_request
 from harness.statement_changes import StatementChange, TotalChange
@@ -202,7 +202,7 @@ def _time(ms: float) -> str:
 
 
 def _per_call(count: float) -> str:
-    return f"{count:,.0f}" if count >= 100 or count.is_integer() else f"{count:,.1f}"
+    return f"{count:,.0f}" if round(count, 1) >= 100 or count.is_integer() else f"{count:,.1f}"
 
 
 def _parts(one: StatementChange) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ def signed_ms(change_ms: float) -> str:
 
 
 def _text(query: str) -> str:
-    text = query.strip() or "the server gave no text"
+    text = query.strip() or NO_TEXT
     return text if len(text) <= TEXT_CHARS else f"{text[:TEXT_CHARS]} … ({len(text) - TEXT_CHARS:,} more characters)"
 
 

@@ -37,8 +37,9 @@ Row = Mapping[str, Any]
 @functools.lru_cache(maxsize=20_000)
 def fingerprint(query: str) -> str:
     """The shape of a statement: equal for texts that differ in constants, parameters, comments, white space and
-    the length of IN and VALUES lists. PostgreSQL's own parser decides; a text that it cannot read (cut off,
-    `<insufficient privilege>`) gets a hash of its normalised text, marked `text:`."""
+    the length of IN and VALUES lists, in savepoints' and cursors' names, in the schemas of tables and the order of the
+    columns selected. PostgreSQL's own parser decides; a text that it cannot read (cut off, `<insufficient privilege>`)
+    gets a hash of its normalised text, marked `text:`. Statements without a text are one."""
     try:
         return pglast.fingerprint(query)
     except ParseError:

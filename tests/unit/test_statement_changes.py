@@ -60,7 +60,8 @@ def change_of(before: StatementDelta | None, after: StatementDelta | None, lossy
         (
             {},
             {"mean_ms": 2.0, "blocks": 2},
-            "calls 2.0 × slower, 5.0 × fewer blocks and yet slower: another plan, or likely contention (CPU, locks, waits)",
+            "calls 2.0 × slower, 5.0 × fewer blocks and yet slower: another plan, or likely contention (CPU, locks, "
+            "waits)",
         ),
         (
             {"query": INSERT, "wal": 100},
@@ -115,7 +116,6 @@ def test_a_statement_of_one_day_was_not_called_on_the_other_or_lost(lossy: Any, 
 
 
 def test_plans_of_both_days_decide_what_counts_leave_open() -> None:
-    """pending treatments reads as many blocks on both days, by another plan."""
     day31, day40 = built_plans.plans("day31"), built_plans.plans("day40")
     names = {one.name for one in day31.critical}
     assert {"milk history", "animal by tag"} <= names
@@ -219,6 +219,15 @@ def test_a_long_statement_is_cut_and_says_so() -> None:
     row = run_section("day40", run, rows).groups[0].rows[0]
     assert len(row.label) == 90
     assert row.text.endswith(" … (10,007 more characters)")
+
+
+def test_a_statement_whose_text_the_server_did_not_keep_is_called_so() -> None:
+    run = built.result("day40")
+    rows = compare.statements(
+        replace(run.servers, statements=()), replace(run.servers, statements=(statement(""),)), 1, 9
+    )
+    row = run_section("day40", run, rows).groups[0].rows[0]
+    assert (row.label, row.text) == ("text not kept by the server", "text not kept by the server")
 
 
 def test_a_day_without_counters_has_no_totals() -> None:
