@@ -21,6 +21,8 @@ TEXT_CHARS = 10_000
 # What three decimals of a millisecond cannot show.
 UNSEEN_MS = 0.0005
 NOT_CALLED = "not called"
+# Of a difference of lower bounds, which bounds nothing.
+UNCERTAIN = " (uncertain, as counts were lost)"
 
 Sides = Sequence[tuple[str, RunResult]]
 
@@ -236,7 +238,8 @@ def _text(query: str) -> str:
 
 
 def _together(found: Sequence[StatementChange]) -> str:
-    return f"together {signed_ms(math.fsum(one.change_ms or 0.0 for one in found))} per request"
+    change_ms = math.fsum(one.change_ms or 0.0 for one in found)
+    return f"together {signed_ms(change_ms)} per request{UNCERTAIN if any(one.doubtful for one in found) else ''}"
 
 
 def _further(found: Sequence[StatementChange]) -> str:
@@ -254,10 +257,11 @@ def _change_sentences(found: Sequence[StatementChange], summed: TotalChange | No
         of_kind = [one for one in found if one.kind == kind]
         if of_kind:
             parts.append(f"{_count(of_kind, 'statement')} {name} {signed_ms(change_ms)}")
-    bound = "at least " if summed.doubtful else ""
+    bounds = {day: "at least " if day in summed.doubtful else "" for day in ("day31", "day40")}
     sentence = (
-        f"All {_count(found, 'statement')} together: {bound}{format_ms(summed.day31_ms)} of execution per request on "
-        f"day31, {bound}{format_ms(summed.day40_ms)} on day40, {signed_ms(summed.change_ms)}: {', '.join(parts)}."
+        f"All {_count(found, 'statement')} together: {bounds['day31']}{format_ms(summed.day31_ms)} of execution per "
+        f"request on day31, {bounds['day40']}{format_ms(summed.day40_ms)} on day40, {signed_ms(summed.change_ms)}"
+        f"{UNCERTAIN if summed.doubtful else ''}: {', '.join(parts)}."
     )
     return (sentence,)
 

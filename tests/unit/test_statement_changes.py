@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -192,7 +193,12 @@ def test_lower_bounds_are_marked_in_the_rows_and_in_the_totals() -> None:
     cells = [row.cells[1] for row in shown if row.cells[1].missing is None]
     assert all(one.calls_per_request.startswith("at least ") for one in cells)
     assert {row.cells[1].missing for row in shown} - {None} == {"not seen, statements were lost"}
-    assert ": at least " in section.summary[0]
+    assert re.match(
+        r"All 7 statements together: [\d.]+ ms of execution per request on day31, at least [\d.]+ ms on day40, "
+        r"−[\d.]+ ms \(uncertain, as counts were lost\): ",
+        section.summary[0],
+    )
+    assert all(group.together.endswith(" per request (uncertain, as counts were lost)") for group in section.groups)
     assert [text[:6] for text in section.doubts] == ["day40:"]
     assert [[own.startswith("at least ") for _, own, _, _ in total.cells] for total in section.totals] == [
         [False, True]
