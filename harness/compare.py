@@ -37,6 +37,8 @@ TARGET_DURATION_S = 300.0
 ENDPOINT_P95_LIMIT_MS = 200.0
 RPO_LIMIT_S = 900.0
 QUERY_P95_LIMIT_MS = 50.0
+# A statement of pg_stat_statements may lose its text when the server's file of texts grows too large.
+NO_TEXT = "text not kept by the server"
 
 # not_shown: the value keeps its limit, but not under the load that the criterion asks for.
 CriterionStatus = Literal["pass", "fail", "no_data", "not_applicable", "not_shown", "not_measured"]
@@ -121,7 +123,7 @@ def time_change(row: StatementComparison) -> TimeChange | None:
 
 def statement_label(row: StatementComparison | StatementPlan, chars: int) -> str:
     """A statement's name, else the start of its text without the column list (which says least); `chars` at most."""
-    text = row.name or re.sub(r"^SELECT\s.*?\sFROM\s", "SELECT … FROM ", " ".join(row.query.split()))
+    text = row.name or re.sub(r"^SELECT\s.*?\sFROM\s", "SELECT … FROM ", " ".join(row.query.split())) or NO_TEXT
     return text if len(text) <= chars else f"{text[: chars - 1]}…"
 
 

@@ -394,7 +394,8 @@ class ServerDelta:
     """Everything the servers did between two snapshots; additive, so that runs of one side can be combined.
 
     warnings: why parts are invalid or lower bounds (statistics reset, evictions), each with its remedy. archive: None
-    where archiving is off.
+    where archiving is off. statements_lost: rows of pg_stat_statements were evicted or reset, so that a statement that
+    is not there may have been called. active_ms: of the application's sessions, as the database counts it.
     """
 
     elapsed_s: float
@@ -415,6 +416,8 @@ class ServerDelta:
     process_cpu_s: Mapping[str, float]
     process_rss_bytes: Mapping[str, int]
     archive: ArchiveDelta | None = None
+    statements_lost: bool = False
+    active_ms: float | None = None
 
 
 # --- what was measured: PostgreSQL's statement log -----------------------------------------------------------------

@@ -29,7 +29,8 @@ from harness.services import bare
 STATEMENT_TIMEOUT_MS = 10_000
 # All of them together; a run's end is waited for by those who started it.
 BUDGET_S = 30.0
-TOP_STATEMENTS = 10
+# Enough that what takes time on one day is explained on the other, where it may take little.
+TOP_STATEMENTS = 20
 
 Connection = psycopg.Connection[Any]
 

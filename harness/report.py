@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from fixtures.indexes import day32
-from harness import compare, report_facts, report_pictures, report_plans
+from harness import compare, report_facts, report_pictures, report_plans, report_statements
 from harness.index_findings import index_rows
 from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
 from harness.report_attribution import attributed
@@ -25,7 +25,6 @@ from harness.report_effects import METRICS as EFFECTS
 from harness.report_facts import Sides
 from harness.report_headline import benchmark_headline, run_headline
 from harness.report_text import (
-    change_text,
     figure,
     interval,
     load_text,
@@ -42,7 +41,6 @@ from harness.threshold import METRICS
 from harness.units import format_bytes, format_count, format_duration
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
-TOP_STATEMENTS = 20
 TOP_TABLES = 15
 TOP_SLOW = 20
 # The machine that the specification plans for (§7.3: 8 cores, 32 GB RAM).
@@ -131,7 +129,7 @@ def render_run(result: RunResult, evidence_sha256: str | None = None) -> str:
         evidence_sha256=evidence_sha256,
         headline=run_headline(result),
         warnings=_warnings((result,)),
-        statements=statements[:TOP_STATEMENTS],
+        statement_section=report_statements.run_section(profile, result, statements),
         generator_facts=report_facts.generator_facts(result),
         **report_pictures.pictures(sides, (result,), rows, statements),
     )
@@ -152,7 +150,7 @@ def render_benchmark(benchmark: Benchmark, evidence_sha256: str | None = None) -
         evidence_sha256=evidence_sha256,
         headline=benchmark_headline(benchmark),
         warnings=(*benchmark.warnings, *_warnings((*benchmark.runs, day31, day40))),
-        statements=benchmark.statements[:TOP_STATEMENTS],
+        statement_section=report_statements.benchmark_section(day31, day40, benchmark.statements),
         settings=_differing(day31.settings, day40.settings),
         **report_pictures.pictures(sides, benchmark.runs or (day31, day40), benchmark.endpoints, benchmark.statements),
     )
@@ -274,9 +272,7 @@ def _environment() -> jinja2.Environment:
         signed_pct=signed_pct,
         slow_basis=slow_basis,
         subject=subject,
-        statement_label=compare.statement_label,
         svg=Markup,
-        change_text=change_text,
     )
     environment.globals.update(
         METRICS=METRICS,
@@ -298,9 +294,9 @@ def _environment() -> jinja2.Environment:
 
 def _plan_values(sides: report_plans.PlanSides) -> dict[str, Any]:
     return {
-        "plan_rows": report_plans.plan_rows(sides),
+        "plan_groups": report_plans.plan_groups(report_plans.plan_rows(sides)),
         "plan_summaries": report_plans.plan_summaries(sides),
-        "statement_plan_rows": report_plans.statement_plan_rows(sides),
+        "statement_plan_groups": report_plans.plan_groups(report_plans.statement_plan_rows(sides)),
     }
 
 

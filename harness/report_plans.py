@@ -1,61 +1,167 @@
-"""A report's tables of plans: one row per query and side, what they read, what changed between the sides. Pure."""
+"""A report's section on plans: each query's plan on each side, what changed, those that changed most first. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from harness import plan
+from harness.compare import statement_label
 from harness.model import QueryPlan, QueryPlans, StatementPlan
+from harness.plan import PlanDifference
+from harness.plan_diff import PlanLine, compared, plain
 from harness.report_text import NO_DATA
+from harness.statements import fingerprint
 from harness.units import format_count, format_ms
 
 # (profile, its plans, None where they were not captured), in the order of the rows
 PlanSides = Sequence[tuple[str, QueryPlans | None]]
 
 NOT_CAPTURED = "not captured"
+NOT_EXPLAINED = "not among the statements that took the most time on this day"
 # Times of less than a millisecond on a machine with other work jump about by this factor.
 TIME_NOISE = 1.5
+LABEL_CHARS = 90
+
+# "one": there is one side alone. "unknown": a side has no plan.
+PlanKind = Literal["one", "changed", "same", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanCells:
-    """One side of a query. missing: why there is no plan, in which case the rest is empty."""
+    """One side of a query. missing: why there is no plan, in which case the rest is empty. removed: rows that it read
+    and threw away. lines: of its text."""
 
     side: str
     missing: str | None
     time: str
     blocks: str
     rows: str
+    removed: str
     scans: tuple[str, ...]
     indexes: tuple[str, ...]
     partitions: str
     findings: tuple[str, ...]
-    text: str
+    lines: tuple[PlanLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """One query. changes: what the second side does otherwise; empty with one side."""
+    """One query. number: by which it is called on the page. role: of a run's own statement, else empty. changes: what
+    the second side does otherwise; empty with one side. weight: how much changed."""
 
+    number: str
     name: str
+    role: str
     sides: tuple[PlanCells, ...]
+    kind: PlanKind
     changes: tuple[str, ...]
+    weight: float
+
+    @property
+    def facts(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """(measure, its text on each side), without measures that no side has."""
+
+        def listed(texts: Sequence[str]) -> str:
+            return "; ".join(texts) or "none"
+
+        measures = (
+            ("Execution time", [one.time for one in self.sides]),
+            ("Blocks, found or read", [one.blocks for one in self.sides]),
+            ("Rows found", [one.rows for one in self.sides]),
+            ("Rows read and thrown away", [one.removed for one in self.sides]),
+            ("Read by", [listed(one.scans) for one in self.sides]),
+            ("Indexes", [listed(one.indexes) for one in self.sides]),
+            ("Partitions", [one.partitions for one in self.sides]),
+            ("Findings, estimates off by 10 × among them", [listed(one.findings) for one in self.sides]),
+        )
+        return tuple(
+            (
+                measure,
+                tuple(
+                    text if one.missing is None else one.missing for text, one in zip(texts, self.sides, strict=True)
+                ),
+            )
+            for measure, texts in measures
+            if any(
+                text not in (NO_DATA, "n/a") for text, one in zip(texts, self.sides, strict=True) if one.missing is None
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanGroup:
+    """Rows under one heading. folded: shown on request alone."""
+
+    title: str
+    rows: tuple[PlanRow, ...]
+    folded: bool
 
 
 def plan_rows(sides: PlanSides) -> tuple[PlanRow, ...]:
-    """Every query that any side has, or lacks for a reason; empty when no side has plans."""
+    """Every query that any side has, or lacks for a reason, in their order; empty when no side has plans."""
     by_side = [(side, _by_name(plans), plans.missing if plans else {}) for side, plans in sides]
     names = list(dict.fromkeys(name for _, plans, missing in by_side for name in (*plans, *missing)))
-    rows = []
-    for name in names:
-        cells = tuple(
-            _cells(side, plans.get(name), missing.get(name, NOT_CAPTURED)) for side, plans, missing in by_side
+    return tuple(
+        _row(
+            f"P{number}",
+            name,
+            "",
+            [(side, plans.get(name), missing.get(name, NOT_CAPTURED)) for side, plans, missing in by_side],
         )
-        pair = [plans.get(name) for _, plans, _ in by_side]
-        changed = _changes(pair[0], pair[-1]) if len(pair) > 1 and pair[0] and pair[-1] else ()
-        rows.append(PlanRow(name, cells, changed))
-    return tuple(rows)
+        for number, name in enumerate(names, 1)
+    )
+
+
+def statement_plan_rows(sides: PlanSides) -> tuple[PlanRow, ...]:
+    """The generic plans of each side's top statements, joined by role and fingerprint, the most total time first."""
+    by_side = [
+        (side, {(one.role, fingerprint(one.query)): one for one in (plans.statements if plans else ())})
+        for side, plans in sides
+    ]
+    known: dict[tuple[str, str], StatementPlan] = {}
+    for _, statements in by_side:
+        for key, one in statements.items():
+            known[key] = max(known.get(key, one), one, key=lambda one: one.total_ms)
+
+    def side_of(side: str, one: StatementPlan | None) -> tuple[str, QueryPlan | None, str]:
+        if one is None:
+            return side, None, NOT_EXPLAINED
+        return side, one.plan, f"not explained: {one.reason or NOT_CAPTURED}"
+
+    ordered = sorted(known.items(), key=lambda item: (-item[1].total_ms, item[0]))
+    return tuple(
+        _row(
+            f"G{number}",
+            statement_label(one, LABEL_CHARS),
+            one.role,
+            [side_of(side, statements.get(key)) for side, statements in by_side],
+        )
+        for number, (key, one) in enumerate(ordered, 1)
+    )
+
+
+def plan_groups(rows: Sequence[PlanRow]) -> tuple[PlanGroup, ...]:
+    """One side: its rows as they are. Two: those that changed, most first, and the others together."""
+    changed = sorted((row for row in rows if row.kind == "changed"), key=lambda row: -row.weight)
+    same = [row for row in rows if row.kind == "same"]
+    groups = (
+        PlanGroup("", tuple(row for row in rows if row.kind == "one"), folded=False),
+        PlanGroup(f"Another plan: {len(changed)} of {len(rows)}, those that changed most first", tuple(changed), False),
+        PlanGroup(
+            f"Cannot be compared: {sum(row.kind == 'unknown' for row in rows)} of {len(rows)}",
+            tuple(row for row in rows if row.kind == "unknown"),
+            folded=False,
+        ),
+        PlanGroup(
+            f"The same plan on both days: {len(same)} of {len(rows)} ({', '.join(row.name for row in same)})",
+            tuple(same),
+            folded=True,
+        ),
+    )
+    return tuple(group for group in groups if group.rows)
 
 
 def plan_summaries(sides: PlanSides) -> tuple[tuple[str, str], ...]:
@@ -74,34 +180,53 @@ def plan_summaries(sides: PlanSides) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def statement_plan_rows(sides: PlanSides) -> tuple[tuple[StatementPlan, PlanCells], ...]:
-    """The generic plans of each side's top statements, side after side."""
-    return tuple(
-        (one, _cells(side, one.plan, one.reason or NOT_CAPTURED))
-        for side, plans in sides
-        for one in (plans.statements if plans else ())
-    )
-
-
 def _by_name(plans: QueryPlans | None) -> Mapping[str, QueryPlan]:
     return {one.name: one for one in plans.critical} if plans else {}
 
 
-def _cells(side: str, found: QueryPlan | None, missing: str) -> PlanCells:
+def _row(number: str, name: str, role: str, sides: Sequence[tuple[str, QueryPlan | None, str]]) -> PlanRow:
+    """sides: (side, its plan, else why there is none)."""
+    first, last = sides[0][1], sides[-1][1]
+    kind: PlanKind = "one"
+    changes: tuple[str, ...] = ()
+    weight = 0.0
+    texts = [plain(found.text) if found else () for _, found, _ in sides]
+    if len(sides) > 1:
+        kind = "unknown"
+        if first is not None and last is not None:
+            found = plan.difference(first, last)
+            kind, weight = "same" if found.same_shape else "changed", _weight(found)
+            changes = _changes(first, last, found)
+            texts = list(compared(first.text, last.text))
+    cells = [_cells(side, found, missing, lines) for (side, found, missing), lines in zip(sides, texts, strict=True)]
+    return PlanRow(number, name, role, tuple(cells), kind, changes, weight)
+
+
+def _weight(found: PlanDifference) -> float:
+    """Blocks and time alike count by how many times they changed."""
+    return max((abs(math.log(ratio)) for ratio in (found.blocks_ratio, found.time_ratio) if ratio), default=0.0)
+
+
+def _cells(side: str, found: QueryPlan | None, missing: str, lines: tuple[PlanLine, ...]) -> PlanCells:
     if found is None:
-        return PlanCells(side, missing, *("",) * 3, (), (), "", (), "")
+        return PlanCells(side, missing, *("",) * 4, (), (), "", (), ())
     return PlanCells(
         side=side,
         missing=None,
         time=NO_DATA if found.execution_ms is None else format_ms(found.execution_ms),
         blocks=NO_DATA if found.blocks is None else format_count(found.blocks),
         rows=NO_DATA if found.rows is None else format_count(found.rows),
+        removed=NO_DATA if found.execution_ms is None else format_count(_removed(found)),
         scans=tuple(f"{table}: {', '.join(kinds)}" for table, kinds in plan.scan_kinds(found).items()),
         indexes=tuple(_without_schema(name) for name in plan.indexes(found)),
         partitions=_partitions_text(found),
         findings=found.findings,
-        text=found.text,
+        lines=lines,
     )
+
+
+def _removed(found: QueryPlan) -> float:
+    return sum(scan.removed or 0.0 for scan in found.scans)
 
 
 def _partitions_text(found: QueryPlan) -> str:
@@ -113,8 +238,7 @@ def _partitions_text(found: QueryPlan) -> str:
     return f"{len(touched)} of {len(planned)}" if len(planned) != len(touched) else f"{len(touched)}"
 
 
-def _changes(before: QueryPlan, after: QueryPlan) -> tuple[str, ...]:
-    found = plan.difference(before, after)
+def _changes(before: QueryPlan, after: QueryPlan, found: PlanDifference) -> tuple[str, ...]:
     lines = []
     if found.blocks_ratio is not None:
         lines.append(f"blocks {_fold(found.blocks_ratio, 'fewer', 'more')}")
@@ -127,6 +251,10 @@ def _changes(before: QueryPlan, after: QueryPlan) -> tuple[str, ...]:
         lines.append(f"gains {', '.join(map(_without_schema, found.indexes_gained))}")
     if found.indexes_lost:
         lines.append(f"no longer {', '.join(map(_without_schema, found.indexes_lost))}")
+    if before.execution_ms is not None and after.execution_ms is not None:
+        removed = [_removed(before), _removed(after)]
+        if max(removed) >= plan.REMOVED_FLOOR_ROWS and removed[0] != removed[1]:
+            lines.append(f"rows thrown away {removed[0]:,.0f} → {removed[1]:,.0f}")
     if found.same_shape:
         lines.append("same plan")
     return tuple(lines)

@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness import compare
-from harness.model import Estimate, Scenario, SlowStatements, StatementComparison
+from harness.model import Estimate, Scenario, SlowStatements
 from harness.units import format_bytes, format_count, format_duration, format_ms, format_pct, format_ratio, format_rps
 
 MINUS = "\N{MINUS SIGN}"
@@ -65,27 +64,6 @@ def load_text(scenario: Scenario) -> str:
 def signed_pct(change: float | None) -> str:
     """A change in percent, with its sign."""
     return NO_DATA if change is None else f"{change:+.1f} %".replace("-", MINUS)
-
-
-def _signed_ms(change_ms: float) -> str:
-    return (MINUS if change_ms < 0 else "+") + format_ms(abs(change_ms))
-
-
-def change_text(row: StatementComparison) -> str:
-    """Whether a statement's time per request changed by the number of calls or by their duration."""
-    change = compare.time_change(row)
-    if change is None:
-        missing = "day40" if row.day40 is None else "day31"
-        return f"not called on {missing}" if row.day31 is None or row.day40 is None else NO_DATA
-    calls = _part(change.calls_ms, "more calls", "fewer calls", "as many calls")
-    mean = _part(change.mean_ms, "slower calls", "faster calls", "calls as fast")
-    return f"{_signed_ms(change.total_ms)}: {calls}, {mean}"
-
-
-def _part(change_ms: float, more: str, less: str, same: str) -> str:
-    if abs(change_ms) < 0.0005:  # what three decimals cannot show
-        return same
-    return f"{more if change_ms > 0 else less} {_signed_ms(change_ms)}"
 
 
 def per_request(calls: float | None) -> str:

@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 
 from harness import wal_archive
 from harness.model import CacheDelta, IndexDelta, PoolDelta, ResultCacheDelta, ServerDelta, Snapshot, TableDelta
-from harness.statements import NOT_THE_APPLICATION, Row, activities_between, add_statements, statement_deltas
+from harness.statements import (
+    NOT_THE_APPLICATION,
+    Row,
+    activities_between,
+    add_statements,
+    statement_deltas,
+    were_lost,
+)
 
 PAGE_BYTES = 8192  # PostgreSQL's default block size
 
@@ -74,6 +81,14 @@ def diff(
         others = sum(one.counters[f"shared_{name}"] for one in activities if one.role in exclude_roles)
         return max(0, database(name) - others)
 
+    def application_active_ms() -> float | None:
+        """active_time has the execution of everyone, with parsing, planning and sending beside it."""
+        old, new = old_database.get("active_time"), new_database.get("active_time")
+        if old is None or new is None or new < old:
+            return None
+        others_ms = sum(one.timings.total for one in activities if one.role in exclude_roles)
+        return max(0.0, float(new - old) - others_ms)
+
     api = _api_delta(before.api, after.api, counters)
     delta = ServerDelta(
         elapsed_s=_elapsed_us(before.monotonic_us, after.monotonic_us, load_ended_us) / 1e6,
@@ -98,6 +113,8 @@ def diff(
         process_cpu_s=_process_cpu_s(before.processes, after.processes),
         process_rss_bytes={service: int(figures["rss_bytes"]) for service, figures in after.processes.items()},
         archive=wal_archive.between(before, after, counters.delta),
+        statements_lost=were_lost(before, after),
+        active_ms=application_active_ms(),
     )
     return replace(delta, warnings=tuple(warnings + counters.warnings()))
 
@@ -330,6 +347,8 @@ def _add(a: ServerDelta, b: ServerDelta) -> ServerDelta:
         pools=b.pools if a.pools is None else a.pools if b.pools is None else _add_pools(a.pools, b.pools),
         cache=b.cache if a.cache is None else a.cache if b.cache is None else _add_caches(a.cache, b.cache),
         archive=wal_archive.combine(a.archive, b.archive),
+        statements_lost=a.statements_lost or b.statements_lost,
+        active_ms=None if a.active_ms is None or b.active_ms is None else a.active_ms + b.active_ms,
         api_sql_calls=_add_counts(a.api_sql_calls, b.api_sql_calls),
         process_cpu_s=_add_counts(a.process_cpu_s, b.process_cpu_s),
         process_rss_bytes={

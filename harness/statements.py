@@ -37,8 +37,9 @@ Row = Mapping[str, Any]
 @functools.lru_cache(maxsize=20_000)
 def fingerprint(query: str) -> str:
     """The shape of a statement: equal for texts that differ in constants, parameters, comments, white space and
-    the length of IN and VALUES lists. PostgreSQL's own parser decides; a text that it cannot read (cut off,
-    `<insufficient privilege>`) gets a hash of its normalised text, marked `text:`."""
+    the length of IN and VALUES lists, in savepoints' and cursors' names, in the schemas of tables and the order of the
+    columns selected. PostgreSQL's own parser decides; a text that it cannot read (cut off, `<insufficient privilege>`)
+    gets a hash of its normalised text, marked `text:`. Statements without a text are one."""
     try:
         return pglast.fingerprint(query)
     except ParseError:
@@ -201,6 +202,17 @@ def activities_between(before: Snapshot, after: Snapshot) -> tuple[list[Activity
             )
         )
     return found, warnings
+
+
+def were_lost(before: Snapshot, after: Snapshot) -> bool:
+    """Whether a statement that the second snapshot lacks may have been called in between: rows were evicted or reset,
+    or one of the first snapshot is gone."""
+    old, new = before.postgres["info"], after.postgres["info"]
+    keys = [
+        {(row["userid"], row["dbid"], row["queryid"], row["toplevel"]) for row in one.postgres["statements"]}
+        for one in (before, after)
+    ]
+    return bool(old["stats_reset"] != new["stats_reset"] or new["dealloc"] > old["dealloc"] or keys[0] - keys[1])
 
 
 def _began_anew(before: Row, after: Row) -> bool:

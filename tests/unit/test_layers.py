@@ -16,7 +16,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     | {"compare", "comparable", "effects", "effect_text", "benchmark_plan", "baseline"}
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "attribution", "odoo_log", "servers", "server_metrics", "server_csv", "wal_archive"}
-    | {"statement_log", "slow_statements", "index_plan", "index_findings", "plan", "plan_text", "wait_events"}
+    | {"statement_log", "slow_statements", "statement_changes", "index_plan", "index_findings", "wait_events"}
+    | {"plan", "plan_text", "plan_diff"}
     | {"drawing", "charts", "charts_latency", "charts_servers"}
     | {"report", "report_headline", "report_checklists", "report_effects", "report_facts", "report_pictures"}
     | {"report_attribution", "report_plans", "report_statements", "report_text"},

@@ -463,24 +463,27 @@ def test_slow_statements_are_listed_or_said_to_be_none():
 
 
 def plan_changes(html: str) -> dict[str, str]:
-    """Query -> what changed, of the side by side table."""
-    found = re.findall(r'">P\d+</a> ([^<]+)</th>.*?<td class="text" rowspan="2">(.*?)</td>', html, re.DOTALL)
-    return dict(found)
+    """Query -> what its summary line says, in the order of the page."""
+    section = html.partition('id="plans"')[2].partition("<h2 ")[0]
+    lines = re.findall(r"<b>P\d+</b> ([^:<]+): (.*?)</summary>", section, re.DOTALL)
+    return {name: " ".join(text.split()) for name, text in lines}
 
 
-def test_plans_stand_side_by_side_with_what_changed():
+def test_plans_stand_side_by_side_with_what_changed_most_first():
     html = rendered("benchmark")
     changes = plan_changes(html)
+    assert next(iter(changes)) == "milk history"
     assert changes["milk history"] == (
         "blocks 25 × fewer; time 99 × shorter; farm.milk_production: Seq Scan → Index Scan; "
-        "gains idx_farm_milk_prod_animal_date, idx_farm_milk_prod_date_shift"
+        "gains idx_farm_milk_prod_animal_date, idx_farm_milk_prod_date_shift; rows thrown away 162,825 → 0"
     )
     assert "same plan" in changes["animal by tag"]
+    assert "The same plan on both days: 2 of 8 (animal by tag, " in html
     assert "</span>: 6 of 8 read a large table sequentially: daily milk report (farm.milk_production); " in html
     assert "</span>: 0 of 8 read a large table sequentially." in html
     assert "not explained: relation &#34;farm.gone&#34; does not exist" in html
-    section = html.partition('id="plans"')[2]
-    assert section.count("<details") == section.count("<summary>") == 8 + 2 * 3
+    assert re.search(r"<mark>− +Filter: .*?animal_id.*</mark>", html)
+    assert re.search(r"<mark>\+ +Index Cond: .*?animal_id.*</mark>", html)
 
 
 def test_a_run_without_plans_says_so_and_one_side_alone_is_shown():
@@ -489,8 +492,33 @@ def test_a_run_without_plans_says_so_and_one_side_alone_is_shown():
     day40 = built.result("day40")
     lacking = replace(built.result("day31"), plans=None)
     html = report.render_benchmark(built.benchmark(lacking, day40))
-    assert '<td class="text" colspan="5"><span class="absent">not captured</span></td>' in html
-    assert set(plan_changes(html).values()) == {'<span class="absent">cannot say</span>'}
+    assert "Cannot be compared: 8 of 8" in html
+    assert set(plan_changes(html).values()) == {"day31: not captured"}
+
+
+def test_a_statement_that_ends_a_script_is_text():
+    run = built.result("day40")
+    hostile = replace(run.servers.statements[0], name=None, query="SELECT '</script></pre><img src=x onerror=y>'")
+    delta = replace(run.servers, statements=(hostile, *run.servers.statements[1:]))
+    for html in (
+        report.render_run(replace(run, servers=delta)),
+        report.render_benchmark(built.benchmark(built.result("day31"), replace(run, servers=delta))),
+    ):
+        assert "SELECT &#39;&lt;/script&gt;&lt;/pre&gt;&lt;img" in html
+        assert not {"script", "img"} & {tag for tag, _ in Page(html).tags}
+
+
+def test_statements_say_what_got_faster_and_what_they_add_up_to():
+    html = rendered("benchmark")
+    section = html.partition('id="statements"')[2].partition('id="slow"')[0]
+    text = " ".join(" ".join(Page(f"<main><h2 {section.rpartition('<h2')[0]}</main>").text).split())
+    assert "Less time per request on day40: together −" in text
+    assert text.index("daily milk report") < text.index("health search")
+    assert "gone: not called on day40" in text
+    assert "new: not called on day31" in text
+    assert "Execution time day31" in text
+    assert "p95" not in text
+    assert "no data: there are no snapshots" in rendered("empty-benchmark").lower()
 
 
 def test_a_plan_that_could_not_be_taken_is_named_with_the_reason():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import InputError, StackError
+from harness.servers import combine
 from harness.statements import fingerprint, named_fingerprints
 
 # --- fingerprints
@@ -23,6 +25,12 @@ from harness.statements import fingerprint, named_fingerprints
         ("SELECT a -- why\nFROM t LIMIT 10", "/* x */ SELECT a FROM t LIMIT $1"),
         ("SELECT date '2026-02-03' - interval '1 day'", "SELECT date $1 - interval $2"),
         ("SELECT broken FROM WHERE x = 17", "select  broken from where x = $1"),
+        ("SELECT a FROM t WHERE (b, c) IN ((1, 2), (3, 4))", "SELECT a FROM t WHERE (b, c) IN (($1, $2))"),
+        ("SELECT a FROM t WHERE b IN ($1 /*, ... */)", "SELECT a FROM t WHERE b IN ($1)"),  # PostgreSQL 18's own
+        ("SELECT v.a FROM (VALUES (1, 2), (3, 4)) v (a, b)", "SELECT v.a FROM (VALUES ($1, $2)) v (a, b)"),
+        ('SAVEPOINT "5d2c9e"', 'SAVEPOINT "77aa01"'),  # Odoo names each by a UUID
+        ('RELEASE SAVEPOINT "5d2c9e"', 'RELEASE "77aa01"'),
+        ("SELECT a FROM farm.t", "SELECT a FROM sales.t"),  # no two tables here have one name: test_statement_identity
     ],
 )
 def test_fingerprint_ignores_what_varies_between_calls(one: str, other: str) -> None:
@@ -30,7 +38,18 @@ def test_fingerprint_ignores_what_varies_between_calls(one: str, other: str) -> 
 
 
 def test_fingerprint_keeps_shapes_apart() -> None:
-    texts = ["SELECT a FROM t", "SELECT b FROM t", "SELECT a FROM u", "SELECT a FROM t WHERE b = 1", "SELECT a FROM"]
+    texts = [
+        "SELECT a FROM t",
+        "SELECT b FROM t",
+        "SELECT a FROM u",
+        "SELECT a FROM t WHERE b = 1",
+        "SELECT a FROM t WHERE b NOT IN (1, 2)",
+        "SELECT a FROM t LIMIT 5",
+        "SELECT a FROM",
+        "SELECT a FROM t WHERE b IN (1, 2",  # cut off
+        "<insufficient privilege>",
+        "",  # the server keeps no text once its file was cleared
+    ]
     assert len({fingerprint(text) for text in texts}) == len(texts)
 
 
@@ -91,6 +110,39 @@ def test_texts_of_one_shape_and_role_are_one_statement() -> None:
     one, other = sorted(delta(snapshot(), snapshot(rows)).statements, key=lambda one: one.role)
     assert (one.role, one.calls, one.total_ms, one.m2_ms2) == ("api", 4, 8, pytest.approx(4))
     assert (other.role, other.calls) == ("odoo", 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed", "lost"),
+    [
+        ([statement(10)], [statement(25)], {}, False),
+        ([], [statement(25)], {}, False),
+        ([statement(10)], [], {}, True),
+        ([statement(10)], [statement(25)], {"info": {"dealloc": 1, "stats_reset": "2026-02-03"}}, True),
+        ([statement(10)], [statement(25)], {"info": {"dealloc": 0, "stats_reset": "2026-02-04"}}, True),
+    ],
+    ids=["grown", "new", "gone", "evicted", "reset"],
+)
+def test_a_view_that_lost_rows_says_so(before: Any, after: Any, changed: Any, lost: bool) -> None:
+    change = delta(snapshot(before), snapshot(after, **changed))
+    assert change.statements_lost is lost
+    kept = delta(snapshot(), snapshot())
+    assert combine([kept, change]).statements_lost is combine([change, kept]).statements_lost is lost
+
+
+@pytest.mark.parametrize(
+    ("active", "active_ms"), [((100.0, 180.0), 50.0), ((None, 180.0), None), ((100.0, 7.0), None), ((0.0, 20.0), 0.0)]
+)
+def test_the_time_of_the_application_is_without_what_others_ran(active: Any, active_ms: float | None) -> None:
+    def taken(calls: int, time_ms: float | None) -> Any:
+        one = snapshot([statement(calls), statement(calls, mean=3, userid=11, role="harness")])
+        database = one.postgres["database"] | ({} if time_ms is None else {"active_time": time_ms})
+        return replace(one, postgres={**one.postgres, "database": database})
+
+    change = delta(taken(10, active[0]), taken(20, active[1]))
+    assert change.active_ms == active_ms
+    twice = combine([change, change]).active_ms
+    assert twice == (None if active_ms is None else 2 * active_ms)
 
 
 @pytest.mark.parametrize(
