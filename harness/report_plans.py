@@ -13,6 +13,7 @@ from harness.model import QueryPlan, QueryPlans, StatementPlan
 from harness.plan import PlanDifference
 from harness.plan_diff import PlanLine, compared, plain
 from harness.report_text import NO_DATA
+from harness.statement_changes import fold
 from harness.statements import fingerprint
 from harness.units import format_count, format_ms
 
@@ -262,14 +263,7 @@ def _changes(before: QueryPlan, after: QueryPlan, found: PlanDifference) -> tupl
 
 def _fold(ratio: float, less: str, more: str, noise: float = 1.05) -> str:
     """Such as `25 × fewer`; within `noise` as much as before."""
-    times = max(ratio, 1 / ratio)
-    if times < noise:
-        return "about the same"
-    return (
-        f"{times:,.0f} × {less if ratio < 1 else more}"
-        if times >= 10
-        else f"{times:.1f} × {less if ratio < 1 else more}"
-    )
+    return "about the same" if max(ratio, 1 / ratio) < noise else fold(ratio, less, more)
 
 
 def _without_schema(name: str) -> str:

@@ -99,7 +99,6 @@ def benchmark_section(day31: RunResult, day40: RunResult, rows: Sequence[Stateme
     """Both days: the 20 statements whose time per request changed most, those that got faster first."""
     found = statement_changes_of(day31, day40, rows)
     lossy = statement_changes.lossy_days(day31.servers, day40.servers)
-    # A statement that cannot be compared is as large as its time on the day that has it.
     by_size = sorted(found, key=lambda one: -abs(one.change_ms or 0.0))
     shown = {id(one) for one in by_size[:SHOWN]}
     top = [one for one in found if id(one) in shown]

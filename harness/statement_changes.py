@@ -194,7 +194,8 @@ def _mean_cause(before: StatementDelta, after: StatementDelta, found: PlanDiffer
     if ratio is None or _flat(ratio, TIME_FLAT) or not _beyond_chance(before, after):
         return None
     speed = f"calls {fold(ratio, 'faster', 'slower')}"
-    blocks = _ratio(_per_call(before, "blocks"), _per_call(after, "blocks"))
+    # less than a block per call is none: the server counts whole ones
+    blocks = max(_per_call(after, "blocks"), 1.0) / max(_per_call(before, "blocks"), 1.0)
     spilled = _spill(before, after)
     if found is not None and not found.same_shape:
         return f"{speed}, another plan{_evidence(found)}{_blocks_words(blocks)}{spilled}"
@@ -202,11 +203,11 @@ def _mean_cause(before: StatementDelta, after: StatementDelta, found: PlanDiffer
 
 
 def _work(
-    before: StatementDelta, after: StatementDelta, ratio: float, blocks: float | None, found: PlanDifference | None
+    before: StatementDelta, after: StatementDelta, ratio: float, blocks: float, found: PlanDifference | None
 ) -> str:
     """What the counts per call say, where no other plan explains it."""
     slower = ratio > 1
-    if blocks is None or _flat(blocks, BLOCKS_FLAT):
+    if _flat(blocks, BLOCKS_FLAT):
         if not slower and _per_call(after, "read") < _per_call(before, "read") / 2 and _per_call(before, "read") >= 0.5:
             return "the same blocks, found in memory instead of read"
         reason = "likely contention (CPU, locks, waits)" if slower else "likely less contention, or less to compute"
@@ -245,8 +246,8 @@ def _evidence(found: PlanDifference) -> str:
     return f" (by {gained})" if gained else ""
 
 
-def _blocks_words(blocks: float | None) -> str:
-    return "" if blocks is None or _flat(blocks, BLOCKS_FLAT) else f", {fold(blocks, 'fewer', 'more')} blocks"
+def _blocks_words(blocks: float) -> str:
+    return "" if _flat(blocks, BLOCKS_FLAT) else f", {fold(blocks, 'fewer', 'more')} blocks"
 
 
 def _per_call(one: StatementDelta, what: Literal["blocks", "read", "rows", "wal"]) -> float:

@@ -53,6 +53,7 @@ def change_of(before: StatementDelta | None, after: StatementDelta | None, lossy
         ({"read": 9}, {"mean_ms": 0.5}, "calls 2.0 × faster, the same blocks, found in memory instead of read"),
         ({}, {"mean_ms": 25.0, "blocks": 300}, "calls 25 × slower, 30 × more blocks: likely another plan"),
         ({"blocks": 300}, {"mean_ms": 0.1}, "calls 10 × faster, 30 × fewer blocks: likely another plan"),
+        ({"blocks": 0}, {"mean_ms": 9.0, "blocks": 30}, "calls 9.0 × slower, 30 × more blocks: likely another plan"),
         (
             {},
             {"mean_ms": 2.0, "blocks": 20, "rows": 4},
