@@ -152,7 +152,6 @@ def test_a_stampede_of_fifty_processes_computes_once(redis: Redis, worker: Calla
     with ThreadPoolExecutor(50) as pool:
         assert set(pool.map(lambda one: one.read(produce), processes)) == {"herd"}
     assert len(computed) == 1
-    assert sum(one.cache.counts.waited for one in processes) == 49
     told = redis.hgetall(keys.counts_key("test"))
     told.pop(b"waited", None)  # with what is sent next
     assert told == {b"lookups": b"50", b"misses": b"1"}
