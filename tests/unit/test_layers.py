@@ -16,6 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "attribution", "odoo_log", "servers", "server_metrics", "server_csv", "wal_archive"}
     | {"statement_log", "slow_statements", "index_plan", "index_findings", "plan", "plan_text"}
+    | {"slo_search", "usl", "pool_sizing", "growth", "bottleneck"}
     | {"charts", "report", "report_headline", "report_facts", "report_attribution", "report_plans", "report_text"},
     frozenset({"rundir", "recorder", "provenance", "probe", "observe", "live", "reset", "seed", "load", "transport"})
     | {"stack", "services", "server_log", "schema_change", "indexes", "maintenance", "plans"},
