@@ -172,7 +172,9 @@ def _fits(points: Sequence[CostPoint], values: Floats) -> tuple[Floats, Floats, 
         x = _scales(points) ** power
         mean_x = x @ weights / total
         spread = weights @ (x - mean_x) ** 2
-        slope = (values - mean_value[:, None]) @ (weights * (x - mean_x)) / spread if spread > 0 else np.zeros(len(values))
+        slope = (
+            (values - mean_value[:, None]) @ (weights * (x - mean_x)) / spread if spread > 0 else np.zeros(len(values))
+        )
         slope = np.maximum(slope, 0.0)
         base = mean_value - slope * mean_x
         # a line that would begin below 0 goes through 0 instead
@@ -187,7 +189,11 @@ def _fits(points: Sequence[CostPoint], values: Floats) -> tuple[Floats, Floats, 
 
 
 def _bounded(
-    points: Sequence[CostPoint], head: Floats, fixed: Floats | float, per_scale: Floats | float, exponent: Floats | float
+    points: Sequence[CostPoint],
+    head: Floats,
+    fixed: Floats | float,
+    per_scale: Floats | float,
+    exponent: Floats | float,
 ) -> Floats:
     """The fit, held between the intervals of the measured neighbours; NaN beyond twice the largest herd. Below the
     smallest herd at most, above the largest at least what was measured there."""
@@ -353,8 +359,10 @@ def volumes(
         head, users = growth.herd * (1 + herd_rate) ** year, growth.users * (1 + user_rate) ** year
         lived = growth.herd * _unit_days(herd_rate, year)
         used = growth.users * _unit_days(user_rate, year)
-        rows = {one.table: one.fixed_rows + one.rows_per_head * head + one.rows_per_head_day * (head_days + lived)
-                for one in tables}
+        rows = {
+            one.table: one.fixed_rows + one.rows_per_head * head + one.rows_per_head_day * (head_days + lived)
+            for one in tables
+        }
         disk = sum((rows[one.table] * one.bytes_per_row for one in tables), np.zeros(DRAWS))
         written = wal.bytes_per_head_day * (lived - before[0]) + wal.bytes_per_user_day * (used - before[1])
         before = lived, used

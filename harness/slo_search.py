@@ -1,4 +1,4 @@
-"""Finds the largest number of users that keeps the service level: a pure generator of trials and what follows from them.
+"""Finds the largest number of users that keeps the service level: a pure generator of trials, and their conclusion.
 
 Holds no clock and runs nothing: the caller makes each trial and sends back what came of it.
 """
@@ -19,8 +19,9 @@ StoppedBy = Literal["found", "budget", "below", "above", "generator"]
 # A margin beyond this (odds of 1 : 12 against those of the limit, either way) says only on which side a load lies: so
 # far from the limit the odds do not follow the logarithm of users any more.
 _CLIP = 2.5
-# What the margin may gain per unit of ln(users) at the limit: from e-fold odds over a doubling to a cliff of 3 % of users.
-_SLOPES: Floats = np.geomspace(1.5, 80.0, 8)
+# What the margin may gain per unit of ln(users) at the limit: from e-fold odds over a doubling to a cliff between one
+# user and the next.
+_SLOPES: Floats = np.geomspace(1.5, 1000.0, 10)
 # How far apart, as a standard deviation of ln(users), two runs of one load may put the limit: host, JIT, checkpoints.
 _SPREADS: Floats = np.geomspace(0.005, 0.2, 7)
 # Spreads are the less likely the further from 3 %, what a quiet machine shows, by a factor of e to either side.
@@ -28,13 +29,13 @@ _SPREAD_PRIOR: Floats = -0.5 * np.log(_SPREADS / 0.03) ** 2
 _LOGISTIC_SD = math.pi / math.sqrt(3)
 # Points of ln(users): over all loads in question, then over where the mass is.
 _GRIDS = (32, 48)
-# One trial cannot tell its own scatter; a few inside the clipped range can.
+# One trial cannot tell its own scatter; this many within a third of the bracket can.
 _MIN_NEAR = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The service level. late_ratio: "p95 below the limit" is a late share below 0.05. failure_ratio: of all requests."""
+    """The service level. late_ratio: "p95 below the limit" is a late share below 0.05. failure_ratio: of requests."""
 
     late_ratio: float = 0.05
     failure_ratio: float = 0.01
@@ -44,7 +45,7 @@ class Goal:
 class SearchPlan:
     """What the search may do. A trial lasts settle_s, which does not count, and duration_s, which does; reset_s is what
     the first trial is expected to take beyond that, later ones what the worst one took. budget_s bounds all of it.
-    width_ratio: the bracket may be this wide, relative to its lower end, and always two users. confidence: of the bracket.
+    width_ratio: the bracket may be this wide, relative to its lower end, and always two users. confidence: its own.
     """
 
     start_users: int
@@ -115,9 +116,10 @@ def search(plan: SearchPlan) -> Search:
     are weighed together. A trial's margin, the log-odds of its late share over those of the limit (failures likewise;
     the worse counts), is slope × (ln users - ln limit) + scatter, with logistic scatter of unknown size between trials:
     latencies within a trial depend on each other and two runs of one load differ, so each trial is one observation,
-    never its many requests. Margins beyond ±2.5 only say on which side. The posterior of the limit, on a grid over slope
-    and scatter, picks the next load, by turns at either end of its central half, and gives the bracket: its central
-    `confidence`. That is the psi method of psychophysics (Kontsevich & Tyler 1999) with a censored continuous answer;
+    never its many requests. Margins beyond ±2.5 only say on which side. The posterior of the limit, on a grid over
+    slope and scatter, picks the next load, by turns at either end of its central half, and gives the bracket: its central
+    `confidence`. A late share that scatters far between trials (few requests, long bursts) is skewed, and the limit then
+    comes out a little high: make trials longer. That is the psi method of psychophysics (Kontsevich & Tyler 1999) with a censored continuous answer;
     bisections like RFC 2544's take a trial's pass or fail only, so that one unlucky trial cuts the truth off.
 
     A trial whose generator failed is made once more; the second time its load and all above are out of reach. Raises
@@ -190,18 +192,22 @@ def _next(plan: SearchPlan, measured: Sequence[Measured], reach: int) -> tuple[i
     if reach < plan.min_users:
         return None, "generator"
     valid = [m for m in measured if m.passed is not None]
-    if measured and measured[-1].passed is None:
-        return min(measured[-1].trial.users, reach), None
+    if measured and measured[-1].passed is None and measured[-1].trial.users <= reach:
+        return measured[-1].trial.users, None  # once more
     if not valid:
         return min(plan.start_users, reach), None
     passed, failed = _loads(valid)
     if not failed:
         highest = max(passed)
+        if reach < plan.max_users:  # the load generator's limit is all there is to narrow down
+            if reach - highest <= max(1, plan.width_ratio * highest):
+                return None, "generator"
+            return min(round(math.sqrt(highest * (reach + 1))), reach), None
         if highest < reach:
             return min(2 * highest, reach), None
-        if sum(m.trial.users == reach for m in valid) >= 2:  # once may be luck
-            return None, "above" if reach == plan.max_users else "generator"
-        return reach, None
+        if sum(m.trial.users == reach for m in valid) < 2:  # once may be luck
+            return reach, None
+        return None, "above"
     if not passed:
         lowest = min(failed)
         if lowest > plan.min_users:
@@ -212,7 +218,7 @@ def _next(plan: SearchPlan, measured: Sequence[Measured], reach: int) -> tuple[i
     posterior = _posterior(plan, valid, reach)
     low, high = posterior.quantile((1 - plan.confidence) / 2), posterior.quantile((1 + plan.confidence) / 2)
     passing, failing = math.floor(low), math.ceil(high)
-    near = sum(abs(margin(m.result, plan.goal)) < _CLIP for m in valid)
+    near = sum(0.75 * passing <= m.trial.users <= failing / 0.75 for m in valid)
     if failing - passing <= max(2, plan.width_ratio * passing) and near >= _MIN_NEAR:
         return None, "found"
     if low >= reach and near >= _MIN_NEAR:
@@ -274,7 +280,8 @@ def _mass(plan: SearchPlan, valid: Sequence[Measured], points: Floats) -> Floats
     near = np.abs(margins) < _CLIP
     log_likelihood = np.where(near, 2 * tail + beyond - np.log(scale), tail).sum(axis=0) + _SPREAD_PRIOR
     mass: Floats = np.exp(log_likelihood - log_likelihood.max()).sum(axis=(1, 2))
-    return mass / mass.sum()
+    mass /= mass.sum()
+    return mass
 
 
 # --- what is said --------------------------------------------------------------------------------------------------
@@ -296,7 +303,7 @@ def _result(
     if stopped_by == "below":
         passing, failing, confidence = None, plan.min_users, None
     elif stopped_by in ("above", "generator"):
-        passing, failing, confidence = (reach if valid else None), None, None
+        passing, failing, confidence = max(passed, default=None), None, None
     return SearchResult(
         stopped_by=stopped_by,
         passing=passing,

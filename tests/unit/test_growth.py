@@ -80,7 +80,10 @@ def test_index_and_scan_are_told_apart(scales, exponent) -> None:  # type: ignor
 
 def test_between_two_measured_herds_the_cost_stays_within_their_intervals() -> None:
     """A plan that flips makes a step, which no smooth curve follows."""
-    stepped = [CostPoint(head, value, 0.95 * value, 1.05 * value) for head, value in zip(HERDS, (50, 50, 400, 400), strict=True)]
+    stepped = [
+        CostPoint(head, value, 0.95 * value, 1.05 * value)
+        for head, value in zip(HERDS, (50, 50, 400, 400), strict=True)
+    ]
     found = fit_cost("flip", stepped)
     assert np.all(found.cost(np.linspace(256, 509, 20)) <= 1.05 * 50)
     assert np.all(found.cost(np.linspace(1021, 2039, 20)) >= 0.95 * 400)

@@ -77,7 +77,9 @@ def simulated_waits_ms(size: int, rate: float, hold_ms: float, arrivals: int, se
     return waits[arrivals // 10 :]
 
 
-@pytest.mark.parametrize(("size", "rate", "hold_ms"), [(5, 44.6, 100), (6, 44.6, 100), (8, 44.6, 100), (2, 20, 70), (1, 8, 100)])
+@pytest.mark.parametrize(
+    ("size", "rate", "hold_ms"), [(5, 44.6, 100), (6, 44.6, 100), (8, 44.6, 100), (2, 20, 70), (1, 8, 100)]
+)
 def test_a_simulated_queue_waits_as_foretold(size: int, rate: float, hold_ms: float) -> None:
     waits_ms = simulated_waits_ms(size, rate, hold_ms, arrivals=200_000, seed=size)
     foretold = pool(size, rate, hold_ms)
