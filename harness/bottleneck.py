@@ -97,12 +97,8 @@ def name(series: Series, host: Host, from_s: float, to_s: float) -> Bottleneck:
 
 def _above(resource: Resource, observed: float | None, limit: float, unit: str) -> Finding:
     exceeded = observed is not None and observed >= limit
-    said = (
-        f"{resource}: not measured"
-        if observed is None
-        else f"{resource}: {observed:.0f} {unit}, short from {limit:.0f}"
-    )
-    return Finding(resource, observed, limit, unit, exceeded, said)
+    figure = "not measured" if observed is None else f"{observed:.0f} {unit}, short from {limit:.0f}"
+    return Finding(resource, observed, limit, unit, exceeded, f"{resource}: {figure}")
 
 
 def _waits(resource: Resource, means: Mapping[str, float], kinds: Sequence[str]) -> Finding:

@@ -162,7 +162,7 @@ def _deviations(points: Sequence[CostPoint]) -> Floats:
 
 
 def _fits(points: Sequence[CostPoint], values: Floats) -> tuple[Floats, Floats, Floats]:
-    """One fit for each row of values: for every exponent of a grid the best line in scale ^ exponent, in closed form."""
+    """One fit for each row of values: for every exponent of a grid the best line in scale ^ exponent."""
     weights = 1 / _deviations(points) ** 2
     total = weights.sum()
     best = np.full(len(values), np.inf)
@@ -171,11 +171,10 @@ def _fits(points: Sequence[CostPoint], values: Floats) -> tuple[Floats, Floats, 
     for power in _EXPONENTS:
         x = _scales(points) ** power
         mean_x = x @ weights / total
-        spread = weights @ (x - mean_x) ** 2
-        slope = (
-            (values - mean_value[:, None]) @ (weights * (x - mean_x)) / spread if spread > 0 else np.zeros(len(values))
-        )
-        slope = np.maximum(slope, 0.0)
+        # with exponent 0 all scales are one, but for rounding: there is no slope
+        centred = x - mean_x if power > 0 else np.zeros_like(x)
+        spread = weights @ centred**2
+        slope = np.maximum((values - mean_value[:, None]) @ (weights * centred) / max(spread, 1e-300), 0.0)
         base = mean_value - slope * mean_x
         # a line that would begin below 0 goes through 0 instead
         through = values @ (weights * x) / (weights @ x**2)
@@ -188,15 +187,10 @@ def _fits(points: Sequence[CostPoint], values: Floats) -> tuple[Floats, Floats, 
     return fixed, per_scale, exponent
 
 
-def _bounded(
-    points: Sequence[CostPoint],
-    head: Floats,
-    fixed: Floats | float,
-    per_scale: Floats | float,
-    exponent: Floats | float,
-) -> Floats:
+def _bounded(points: Sequence[CostPoint], head: Floats, *fit: Floats | float) -> Floats:
     """The fit, held between the intervals of the measured neighbours; NaN beyond twice the largest herd. Below the
     smallest herd at most, above the largest at least what was measured there."""
+    fixed, per_scale, exponent = fit
     heads = np.array([float(point.head) for point in points])
     value = fixed + per_scale * (head / heads[0]) ** exponent
     right = np.searchsorted(heads, head)

@@ -43,9 +43,9 @@ class PoolAdvice:
 def advise(
     arrivals_per_s: float, hold_ms: float, limit_ms: float, current: int | None = None, cores: int | None = None
 ) -> PoolAdvice:
-    """arrivals_per_s: transactions (of Odoo's workers: requests) a second. hold_ms: mean time that one holds its link or
-    worker, waiting for it left out. limit_ms: the service level's, of which p95 may wait 5 %. cores: of the server that
-    the links lead to.
+    """arrivals_per_s: transactions (of Odoo's workers: requests) a second. hold_ms: mean time that one holds its link
+    or worker, waiting for it left out. limit_ms: the service level's, of which p95 may wait 5 %. cores: of the server
+    that the links lead to.
 
     M/M/c: arrivals at random, exponential hold times. Burstier arrivals wait longer, evener hold times shorter, so
     compare the prediction with a measured wait. Raises ValueError for demand that is not above 0.

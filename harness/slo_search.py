@@ -117,10 +117,14 @@ def search(plan: SearchPlan) -> Search:
     the worse counts), is slope × (ln users - ln limit) + scatter, with logistic scatter of unknown size between trials:
     latencies within a trial depend on each other and two runs of one load differ, so each trial is one observation,
     never its many requests. Margins beyond ±2.5 only say on which side. The posterior of the limit, on a grid over
-    slope and scatter, picks the next load, by turns at either end of its central half, and gives the bracket: its central
-    `confidence`. A late share that scatters far between trials (few requests, long bursts) is skewed, and the limit then
-    comes out a little high: make trials longer. That is the psi method of psychophysics (Kontsevich & Tyler 1999) with a censored continuous answer;
-    bisections like RFC 2544's take a trial's pass or fail only, so that one unlucky trial cuts the truth off.
+    slope and scatter, picks the next load, by turns at either end of its central half, and gives the bracket: its
+    central `confidence`. That is the psi method of psychophysics (Kontsevich & Tyler 1999) with a censored continuous
+    answer; bisections like RFC 2544's take a trial's pass or fail only, so that one unlucky trial cuts the truth off.
+    A late share that scatters far between trials (few requests, long bursts) is skewed, and the limit then comes out a
+    little high: make trials longer.
+
+    Of 60 simulated stacks (tests/benchmarks/slo_search_peers.py) the bracket held the truth in 59, with 8.5 % mean
+    width and 10.9 trials; MLRsearch 1.2.1's in 52 to 56, with 11.2 % and 10.6 to 14.2 trials, by its settings.
 
     A trial whose generator failed is made once more; the second time its load and all above are out of reach. Raises
     ValueError for a plan that contradicts itself.

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 # Three parameters need as many degrees of freedom again before their scatter means anything.
 MIN_LOADS = 6
 _RESAMPLES = 400
-# A coherency whose interval reaches below this is none: at 1,000 requests in flight it would cost a tenth of throughput.
+# A coherency whose interval reaches below this is none: at 1,000 in flight it would cost a tenth of throughput.
 _NO_COHERENCY = 1e-7
 _CONFIDENCE = 0.95
 
@@ -47,8 +47,8 @@ class ScalabilityFit:
     """X(N) = rate_rps · N / (1 + contention · (N - 1) + coherency · N · (N - 1)), N requests in flight.
 
     peak_in_flight: where throughput is largest, peak_rps: that throughput; None = no peak was observed, why stands in
-    `note`. measured_in_flight: the largest measured N, beyond which nothing is claimed. residual_pct: root mean square of
-    the relative residuals.
+    `note`. measured_in_flight: the largest measured N, beyond which nothing is claimed. residual_pct: root mean square
+    of the relative residuals.
     """
 
     rate_rps: Interval

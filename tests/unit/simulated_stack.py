@@ -56,3 +56,16 @@ class SimulatedStack:
         latencies_s = mean_s * np.exp(self.sigma * wave - self.sigma**2 / 2)
         late = int((latencies_s > self.limit_s).sum())
         return TrialResult(requests, late, 0, trial.settle_s + trial.duration_s + RESET_S)
+
+
+def drawn(seed: int) -> SimulatedStack:
+    """One of many: capacity, shape of latency, correlation, 1 to 3 % between runs."""
+    random = np.random.default_rng(seed)
+    return SimulatedStack(
+        capacity_rps=float(np.exp(random.uniform(np.log(30), np.log(500)))),
+        work_s=random.uniform(0.02, 0.05),
+        think_s=1.0,
+        sigma=random.uniform(0.2, 0.4),
+        correlation=random.uniform(0.5, 0.95),
+        run_spread=random.uniform(0.01, 0.03),
+    )

@@ -91,13 +91,13 @@ def test_between_two_measured_herds_the_cost_stays_within_their_intervals() -> N
 
 @pytest.mark.parametrize("bad", [points(HERDS[:3]), [replace(points(HERDS)[0], low=0.0), *points(HERDS)[1:]]])
 def test_points_that_cannot_carry_a_fit_are_refused(bad: list[CostPoint]) -> None:
-    with pytest.raises(ValueError, match="measure four herds|leave it out"):
+    with pytest.raises(ValueError, match=r"measure four herds|leave it out"):
         fit_cost("api", bad)
 
 
 def test_the_date_lies_between_p10_and_p90_as_often_as_it_says() -> None:
-    """60 farms, each with its own true growth rate and its own noise of 3 %, measured beyond the breach: P10 to P90 holds
-    the true date in about 80 % of them; at least 42 of 60 (70 %)."""
+    """60 farms, each with its own true growth rate and its own noise of 3 %, measured beyond the breach: P10 to P90
+    holds the true date in about 80 % of them; at least 42 of 60 (70 %)."""
     random = np.random.default_rng(1)
     at_head = (140 / 0.02) ** (1 / 1.05)
     held = 0

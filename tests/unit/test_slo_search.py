@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulated_stack import SimulatedStack
+from simulated_stack import SimulatedStack, drawn
 
 from harness.slo_search import Goal, SearchPlan, SearchResult, Trial, TrialResult, margin, run, search
 
@@ -30,20 +30,11 @@ def steep(limit: int, failing_from: int | None = None) -> object:
 
 
 def test_the_bracket_holds_the_truth_of_200_searches() -> None:
-    """Stacks drawn at random: capacity, shape of latency, correlation, 1 to 3 % between runs. At least 190 brackets hold
-    the truth; those that were found are at most 10 % wide, or two users; every search kept its budget."""
+    """At least 190 brackets of stacks drawn at random hold the truth; those that were found are at most 10 % wide, or two users; every search kept its budget."""
     held, found, trials = 0, 0, []
     for seed in range(200):
-        random = np.random.default_rng(seed)
-        stack = SimulatedStack(
-            capacity_rps=float(np.exp(random.uniform(np.log(30), np.log(500)))),
-            work_s=random.uniform(0.02, 0.05),
-            think_s=1.0,
-            sigma=random.uniform(0.2, 0.4),
-            correlation=random.uniform(0.5, 0.95),
-            run_spread=random.uniform(0.01, 0.03),
-        )
-        result = searched(stack, seed)
+        stack = drawn(seed)
+        result = searched(stack, seed + 1000)
         assert result.elapsed_s <= PLAN.budget_s
         assert result.passing is not None
         assert result.failing is not None
@@ -52,7 +43,6 @@ def test_the_bracket_holds_the_truth_of_200_searches() -> None:
             found += 1
             assert result.failing - result.passing <= max(2, 0.1 * result.passing)
         trials.append(len(result.measured))
-    print(held, found, np.mean(trials), max(trials))
     assert held >= 190, held
     assert found >= 190, found
     assert np.mean(trials) <= 16
@@ -153,5 +143,5 @@ def test_the_generator_of_trials_is_driven_by_hand() -> None:
     [replace(PLAN, start_users=0), replace(PLAN, max_users=5), replace(PLAN, budget_s=40), replace(PLAN, confidence=1)],
 )
 def test_a_plan_that_contradicts_itself_is_refused(plan: SearchPlan) -> None:
-    with pytest.raises(ValueError, match="start within|give shares|give more time"):
+    with pytest.raises(ValueError, match=r"start within|give shares|give more time"):
         next(search(plan))
