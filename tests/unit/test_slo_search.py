@@ -30,7 +30,8 @@ def steep(limit: int, failing_from: int | None = None) -> object:
 
 
 def test_the_bracket_holds_the_truth_of_200_searches() -> None:
-    """At least 190 brackets of stacks drawn at random hold the truth; those that were found are at most 10 % wide, or two users; every search kept its budget."""
+    """At least 190 brackets of stacks drawn at random hold the truth; those that were found are at most 10 % wide, or
+    two users; every search kept its budget."""
     held, found, trials = 0, 0, []
     for seed in range(200):
         stack = drawn(seed)
