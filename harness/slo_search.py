@@ -333,7 +333,10 @@ def _reason(
         case "found":
             return f"the limit lies from {passing} to {failing} users"
         case "budget":
-            return f"{plan.budget_s:g} s are up; the limit lies from {passing} to {failing} users; give more time"
+            least = "" if passing is None else f" at {passing} users or above"
+            most = "" if failing is None else f" below {failing}"
+            known = " and".join(part for part in (least, most) if part)
+            return f"{plan.budget_s:g} s are up; the limit lies{known or ' nowhere measured'}; give more time"
         case "below":
             return f"{plan.min_users} users fail already; search from fewer"
         case "above":

@@ -65,7 +65,15 @@ def test_the_budget_is_kept_and_what_is_known_is_said() -> None:
     assert result.passing is not None
     assert result.failing is not None
     assert result.passing <= STACK.truth() < result.failing
-    assert "give more time" in result.reason
+    assert result.reason == (
+        f"344 s are up; the limit lies at {result.passing} users or above and below {result.failing}; give more time"
+    )
+
+
+def test_a_budget_that_ends_before_any_load_fails_tells_one_side() -> None:
+    result = run(replace(PLAN, budget_s=2 * 43), steep(500))  # type: ignore[arg-type]
+    assert (result.stopped_by, result.passing, result.failing, result.confidence) == ("budget", 20, None, None)
+    assert result.reason == "86 s are up; the limit lies at 20 users or above; give more time"
 
 
 def test_a_trial_that_took_longer_than_expected_counts_for_those_to_come() -> None:
