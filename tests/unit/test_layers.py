@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "attribution", "odoo_log", "servers", "server_metrics", "server_csv", "wal_archive"}
     | {"statement_log", "slow_statements", "statement_changes", "index_plan", "index_findings", "wait_events"}
-    | {"plan", "plan_text", "plan_diff"}
+    | {"plan", "plan_text", "plan_diff", "slo_search", "usl", "pool_sizing", "growth", "bottleneck"}
     | {"drawing", "charts", "charts_latency", "charts_servers"}
     | {"report", "report_headline", "report_checklists", "report_effects", "report_facts", "report_pictures"}
     | {"report_attribution", "report_plans", "report_statements", "report_text"},
