@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from harness import threshold
 from harness.comparable import Difference, differences
 from harness.errors import InputError
-from harness.model import Baseline, BaselineRun, Estimate, Metrics, Outcome, RunMeta, RunResult, Threshold, Verdict
+from harness.model import (
+    Baseline,
+    BaselineRun,
+    Estimate,
+    Metrics,
+    NoiseFloor,
+    Outcome,
+    RunMeta,
+    RunResult,
+    Threshold,
+    Verdict,
+)
 from harness.threshold import METRICS
 
 # What a limit's number may be a ratio of, and what is added to it: near nothing a ratio is no limit. A fifth of a
@@ -45,7 +56,9 @@ DEFAULT_LIMITS = tuple(
     )
 )
 # Where the machine's noise floor was not measured. Intervals of p50 and p95 of four pairs of runs that differed in
-# nothing (21 endpoints, 2 shared cores) lay up to 8.5 % apart.
+# nothing (21 endpoints, 2 shared cores) lay up to 8.5 % apart. Simulated, with runs of the same commit 5 % apart
+# (standard deviation) and 1 % of uncertainty within each, 3 % of gates on 32 latencies fail for nothing at 20 %, and
+# 63 % would at 10 %; at 10 % apart 86 %, against three runs of the baseline 19 %. Twice as slow is found in over 94 %.
 ASSUMED_FLOOR_PCT = 20.0
 # Fewer requests than this say nothing about an endpoint; so many a p95 needs as well.
 MIN_REQUESTS = 20
@@ -74,6 +87,12 @@ def _parse_limit(text: str) -> Threshold:
             f'"{limit.metric} <= 1.1" for 10 % more'
         )
     return limit
+
+
+def floor_pct(floor: NoiseFloor) -> dict[str, float]:
+    """By how much one run of the machine differs from another for nothing: the floor is of the median effect over
+    pairs, whose error is smaller by the root of their number."""
+    return {name: pct * math.sqrt(floor.pairs) for name, pct in floor.floor_pct.items() if name in LATENCIES}
 
 
 def of_run(result: RunResult) -> BaselineRun:
