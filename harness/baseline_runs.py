@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import baseline, rundir, runner
 from harness.errors import HarnessError, InputError
-from harness.model import Baseline, Profile
+from harness.model import Baseline, NoiseFloor, Profile
 from harness.rundir import RunDir
 
 
 def asked(
-    paths: Sequence[Path], profile: Profile, *, limits: Sequence[str] = (), historical: bool = False
+    paths: Sequence[Path],
+    profile: Profile,
+    *,
+    limits: Sequence[str] = (),
+    historical: bool = False,
+    noise_floor: NoiseFloor | None = None,
 ) -> Baseline | None:
     """What the command line asks for; None = no baseline. Raises InputError."""
     if paths:
-        return read(paths, profile, limits=limits, historical=historical)
+        return read(paths, profile, limits=limits, historical=historical, noise_floor=noise_floor)
     if limits or historical:
         raise InputError("--baseline-limit and --historical go with --baseline DIR; add it, or leave them out")
     return None
@@ -28,10 +33,11 @@ def read(
     *,
     limits: Sequence[str] = (),
     historical: bool = False,
-    floor_pct: Mapping[str, float] | None = None,
+    noise_floor: NoiseFloor | None = None,
 ) -> Baseline:
-    """The baseline of `paths`: runs, or folders of runs such as a benchmark, of which those of `profile` count. limits
-    and floor_pct: as in `harness.baseline`. Raises InputError unless every run of it can be judged."""
+    """The baseline of `paths`: runs, or folders of runs such as a benchmark, of which those of `profile` count. limits:
+    as in `harness.baseline`. noise_floor: this machine's, None = not measured. Raises InputError unless every run can
+    be judged."""
     parsed = baseline.parse_limits(limits)
     runs = []
     for directory in [run for path in paths for run in _runs(path, profile)]:
@@ -42,7 +48,8 @@ def read(
             raise InputError(f"--baseline: {fault}") from fault
         except HarnessError as fault:
             raise InputError(f"--baseline: {fault}; name a complete run") from fault
-    return Baseline(rundir.SCHEMA_VERSION, tuple(runs), parsed, historical, dict(floor_pct or {}))
+    floor_pct = {} if noise_floor is None else baseline.floor_pct(noise_floor)
+    return Baseline(rundir.SCHEMA_VERSION, tuple(runs), parsed, historical, floor_pct)
 
 
 def _runs(path: Path, profile: Profile) -> list[RunDir]:

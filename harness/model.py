@@ -629,8 +629,8 @@ class BaselineRun:
 @dataclass(frozen=True, slots=True)
 class Baseline:
     """What a run is held against. limits: their number is a ratio to the baseline. historical: runs of another machine
-    or other versions are allowed, and latency is then not judged. floor_pct: the machine's noise floor by metric,
-    empty = not measured."""
+    or other versions are allowed, and latency is then not judged. floor_pct: by how much single runs of the machine
+    differ for nothing, by metric; empty = not measured."""
 
     schema_version: int
     runs: tuple[BaselineRun, ...]

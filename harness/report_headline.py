@@ -91,11 +91,9 @@ def _passed(name: str, result: RunResult, invalid: Sequence[str], aborted: Seque
         return "fail", f"{name} fails: it was ended early. {count} until then."
     if not outcomes:
         return "no_data", f"{name} was not judged: no limit applies."
-    return (
-        ("pass", f"{name} passes: {count}.")
-        if met + unsettled == len(outcomes)
-        else ("fail", f"{name} fails: {count}.")
-    )
+    if missed or unknown:
+        return "fail", f"{name} fails: {count}."
+    return "pass", f"{name} passes: {count}."
 
 
 def _invalid(result: RunResult) -> tuple[str, ...]:

@@ -308,9 +308,8 @@ def is_run(path: Path) -> bool:
 
 def runs_within(path: Path) -> tuple[RunDir, ...]:
     """The runs of a benchmark, or of a folder that has run directories in it, by name."""
-    if is_benchmark(path):
-        return tuple(BenchmarkDir(path).runs().values())
-    return tuple(RunDir(one) for one in sorted(path.glob("*")) if is_run(one))
+    found = BenchmarkDir(path).runs().values() if is_benchmark(path) else map(RunDir, sorted(path.glob("*")))
+    return tuple(run for run in found if is_run(run.path))
 
 
 def state(meta: RunMeta) -> State:

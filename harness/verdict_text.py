@@ -8,6 +8,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from harness import units
+from harness.baseline import NEW
 from harness.model import ArrivalStats, Confidence, Outcome, Verdict
 from harness.threshold import METRICS
 
@@ -23,6 +24,7 @@ OUTCOME_TEXT: Mapping[Outcome, str] = {
 # A page of a pull request is one screen: with its header and warnings at most about 40 lines.
 MARKDOWN_ROWS = 25
 MARKDOWN_REASONS = 5
+NEW_SHOWN = 5
 CONFIDENCE_TEXT: Mapping[Confidence, str] = {
     "clear": "clear",
     "straddles": "limit lies inside the interval",
@@ -65,7 +67,7 @@ def in_short(verdicts: Sequence[Verdict]) -> tuple[tuple[Verdict, ...], str]:
     left = [one for one in verdicts if may_be_left_out(one)]
     return (
         tuple(one for one in verdicts if not may_be_left_out(one)),
-        f"and {_tally(left)} against the baseline, see the report" if left else "",
+        f"and {_tally(left)} against the baseline{_new(left)}; see the report" if left else "",
     )
 
 
@@ -77,7 +79,15 @@ def _most_urgent(verdicts: Sequence[Verdict], most: int) -> tuple[tuple[Verdict,
         return {"fail": 0, "no_data": 1, "cannot_say": 3}.get(one.outcome, 4 if one.note else 2)
 
     ranked = sorted(verdicts, key=rank)
-    return tuple(ranked[:most]), f"and {_tally(ranked[most:])}" if len(ranked) > most else ""
+    left = ranked[most:]
+    return tuple(ranked[:most]), f"and {_tally(left)}{_new(left)}" if left else ""
+
+
+def _new(verdicts: Sequence[Verdict]) -> str:
+    """The endpoints among them that the baseline does not have, by name."""
+    names = sorted({one.endpoint for one in verdicts if one.note == NEW and one.endpoint})
+    more = f" and {len(names) - NEW_SHOWN} more" if len(names) > NEW_SHOWN else ""
+    return f" (new: {', '.join(names[:NEW_SHOWN])}{more})" if names else ""
 
 
 def _tally(verdicts: Sequence[Verdict]) -> str:
@@ -148,7 +158,7 @@ def markdown(
         lines += [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
         shown, left_out = _most_urgent(verdicts, MARKDOWN_ROWS)
         lines += [_line([_cell(cell) for cell in row]) for row in rows(shown)]
-        lines += ["", f"{left_out}; all of them are in the report"] if left_out else []
+        lines += ["", f"{_cell(left_out)}; all of them are in the report"] if left_out else []
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness import baseline, report, threshold
 from harness.errors import InputError
-from harness.model import Baseline, BaselineRun, Estimate, Metrics, RunMeta, Verdict
+from harness.model import Baseline, BaselineRun, Estimate, Metrics, NoiseFloor, RunMeta, Verdict
 
 META = dataclasses.replace(built.result("day40").meta, counts=None)
 A, B = "api GET /a", "odoo farm.animal.search_read"
@@ -154,6 +154,13 @@ def test_latency_fails_only_where_the_intervals_lie_apart(before, after, floor, 
     assert threshold.exit_code([verdict]) == (outcome == "fail")
     strictly = one(base, {"p95_ms": {A: after}}, strict=True)
     assert strictly.outcome == ("fail" if outcome == "cannot_say" else outcome)
+
+
+def test_single_runs_differ_by_more_than_the_median_of_many_pairs():
+    session = NoiseFloor("", META.host, META.versions, META.herd, "day40", META.scenario, 9, {"p95_ms": 4.0})
+    assert baseline.floor_pct(session) == {"p95_ms": 12.0}
+    only_counts = dataclasses.replace(session, floor_pct={"db_calls_per_request": 1.0})
+    assert baseline.floor_pct(only_counts) == {}
 
 
 def test_what_several_runs_had_is_no_regression():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import threshold, verdict_text
+from harness import baseline, threshold, verdict_text
 from harness.model import ArrivalStats, Estimate, Verdict
 
 NASTY = 'a|b `c` <script>"&\x00\n*d*'
@@ -97,9 +97,19 @@ def test_a_terminal_shows_every_limit_of_the_run_and_of_a_baseline_what_asks_for
     open_pooled = against_baseline("cannot_say", 0, selector=None)
     shown, left_out = verdict_text.in_short((*MANY, open_pooled))
     assert shown == (*VERDICTS, MANY[-1], open_pooled)
-    assert left_out == "and 40 PASS, 40 CANNOT SAY, 40 n/a against the baseline, see the report"
+    assert left_out == "and 40 PASS, 40 CANNOT SAY, 40 n/a against the baseline; see the report"
     assert verdict_text.in_short(VERDICTS) == (VERDICTS, "")
     assert verdict_text.rows([MANY[-1]])[0].confidence == "why"
+
+
+def test_new_endpoints_are_named_where_their_verdicts_are_left_out():
+    new = [dataclasses.replace(against_baseline("not_applicable", i), note=baseline.NEW) for i in range(7)] * 2
+    text = (
+        "and 14 n/a against the baseline (new: api GET /0, api GET /1, api GET /2, api GET /3, api GET /4 and 2 more)"
+    )
+    assert verdict_text.in_short(new) == ((), f"{text}; see the report")
+    page = verdict_text.markdown("x", [*MANY, *new])
+    assert "(new: api GET /0, " in page.splitlines()[-1]
 
 
 def test_what_cannot_be_said_fails_nothing():
