@@ -89,9 +89,9 @@ def p95_by_endpoint(endpoints: Sequence[EndpointComparison], limit_ms: float | N
             found = [(i, estimates[side, name]) for i, name in enumerate(names) if (side, name) in estimates]
             if not found:
                 continue
-            for row, estimate in found:
-                if estimate.low is not None and estimate.high is not None:
-                    axes.plot([estimate.low, estimate.high], [row + offset] * 2, color=COLOURS[side], linewidth=1.6)
+            bounds = [(row + offset, one.low, one.high) for row, one in found if one.low is not None]
+            if bounds:
+                axes.hlines(*zip(*bounds, strict=True), color=COLOURS[side], linewidth=1.6)
             axes.plot(
                 [estimate.value for _, estimate in found],
                 [row + offset for row, _ in found],

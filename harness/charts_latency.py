@@ -48,13 +48,18 @@ def distributions(endpoints: Sequence[EndpointComparison], limit_ms: float | Non
         axes.set_xscale("log")
         for side, direction in (("day31", -1), ("day40", 1)):
             label: str | None = side
+            ticks: list[tuple[float, float, float]] = []
             for row, name in enumerate(names):
                 if (stats := found.get((side, name))) is None:
                     continue
                 _ridge(axes, row, direction, side, stats, label)
+                ticks += _ticks(row, direction, stats)
                 label = None
-        for row in range(len(names)):
-            axes.axhline(row, color=COLOURS["muted"], linewidth=0.5)
+            if ticks:
+                axes.vlines(*zip(*ticks, strict=True), color=COLOURS["ink"], linewidth=1.6)
+        axes.hlines(
+            range(len(names)), 0, 1, transform=axes.get_yaxis_transform(), color=COLOURS["muted"], linewidth=0.5
+        )
         axes.plot([], [], color=COLOURS["ink"], linewidth=2.2, marker="|", markersize=7, linestyle="none", label="p50")
         axes.plot([], [], color=COLOURS["ink"], linewidth=2.2, marker="|", markersize=13, linestyle="none", label="p95")
         if limit_ms is not None:
@@ -90,11 +95,16 @@ def _ridge(axes: Axes, row: int, direction: int, side: str, stats: EndpointStats
         linewidth=1.1,
         label=label,
     )
+
+
+def _ticks(row: int, direction: int, stats: EndpointStats) -> list[tuple[float, float, float]]:
+    """(ms, from, to) of p50 and p95."""
     latency = stats.latency
-    for estimate, length in ((latency.p50_ms, 0.22), (latency.p95_ms, 0.44)) if latency else ():
-        if estimate is not None:
-            ends = [row, row + direction * length]
-            axes.plot([estimate.value] * 2, ends, color=COLOURS["ink"], linewidth=1.6, solid_capstyle="butt")
+    return [
+        (estimate.value, row, row + direction * length)
+        for estimate, length in (((latency.p50_ms, 0.22), (latency.p95_ms, 0.44)) if latency else ())
+        if estimate is not None
+    ]
 
 
 def _steps(distribution: Distribution) -> tuple[list[float], list[float]]:
@@ -134,9 +144,9 @@ def effects(endpoints: Sequence[EndpointComparison], metric: EffectMetric) -> st
         axes.axvline(0, color=COLOURS["muted"], linewidth=1)
         for verdict, (marker, colour) in _VERDICT_MARKS.items():
             of_verdict = [(row, found[name]) for row, name in enumerate(names) if found[name].verdict == verdict]
-            for row, effect in of_verdict:
-                if effect.low is not None and effect.high is not None:
-                    axes.plot([effect.low, effect.high], [row, row], color=COLOURS[colour], linewidth=1.6)
+            bounds = [(row, effect.low, effect.high) for row, effect in of_verdict if effect.low is not None]
+            if bounds:
+                axes.hlines(*zip(*bounds, strict=True), color=COLOURS[colour], linewidth=1.6)
             if of_verdict:
                 axes.plot(
                     [effect.change or 0.0 for _, effect in of_verdict],

@@ -155,10 +155,13 @@ def _dumbbells(
 
     def draw(axes: Axes) -> None:
         axes.set_xscale("log")
-        for row, name in enumerate(names):
-            ends = [found[side, name] for side in sides if found.get((side, name), 0) > 0]
-            if len(ends) == len(sides):
-                axes.plot(ends, [row, row], color=COLOURS["muted"], linewidth=1.4)
+        both = [
+            (row, found["day31", name], found["day40", name])
+            for row, name in enumerate(names)
+            if all(found.get((side, name), 0) > 0 for side in sides)
+        ]
+        if both:
+            axes.hlines(*zip(*both, strict=True), color=COLOURS["muted"], linewidth=1.4)
         for side in sides:
             dots = [(found[side, name], row) for row, name in enumerate(names) if found.get((side, name), 0) > 0]
             if dots:

@@ -148,13 +148,13 @@ class RunDir:
         whole = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
         series: dict[str, list[tuple[float, float]]] = {}
         for number, row in enumerate(csv.reader(io.StringIO(whole)), start=1):
-            # two processes that start together may both write it
-            if tuple(row) == _PROBES_HEADER:
-                continue
             try:
                 at, name, value = row
                 point = ((int(at) - origin_monotonic_us) / 1e6, float(value))
             except ValueError:
+                # two processes that start together may both write it
+                if tuple(row) == _PROBES_HEADER:
+                    continue
                 raise InputError(f"{path}: line {number} is not {','.join(_PROBES_HEADER)}; remove it") from None
             if math.isfinite(point[1]):
                 series.setdefault(name, []).append(point)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -57,6 +58,8 @@ _CHUNK = 200_000
 # What 1,000 resamples of more observations come to is computed: they would take seconds, and differ from it by less
 # than from one another.
 MOST_RESAMPLED = 5_000
+
+_THREADS = 2
 
 Samples = NDArray[np.void]
 Floats = NDArray[np.float64]
@@ -317,10 +320,18 @@ def _statistics(
             for i, run in enumerate(runs)
         ]
     )
-    return _endpoint_stats(None, rows, outcomes, counted_s, late_limit_ms, seed), tuple(
-        _endpoint_stats(endpoints[i], rows.where(rows.endpoint == i), outcomes, counted_s, late_limit_ms, seed)
-        for i in np.unique(rows.endpoint)
-    )
+
+    def of(index: int | None) -> EndpointStats:
+        name, own = (None, rows) if index is None else (endpoints[index], rows.where(rows.endpoint == index))
+        return _endpoint_stats(name, own, outcomes, counted_s, late_limit_ms, seed)
+
+    wanted = [None, *np.unique(rows.endpoint).tolist()]
+    if len(rows.run) <= MOST_RESAMPLED:
+        pooled, *each = map(of, wanted)
+    else:  # numpy sorts and adds outside the interpreter's lock: the pooled samples beside those of the endpoints
+        with ThreadPoolExecutor(_THREADS) as threads:
+            pooled, *each = threads.map(of, wanted)
+    return pooled, tuple(each)
 
 
 def _endpoint_stats(

@@ -41,7 +41,7 @@ def test_several_directories_of_any_schema_in_one_call(runs, capsys):
     versions = f"written with schema {rundir.SCHEMA_VERSION + 1}, newer than {rundir.SCHEMA_VERSION}"
     assert f"{versions}; read it with a newer dairyperf" in told
     assert not (newer / "report.html").exists()
-    older, benchmark = pages = [(runs / name / "report.html").read_text() for name in ("schema-1", "benchmark")]
+    older, _ = pages = [(runs / name / "report.html").read_text() for name in ("schema-1", "benchmark")]
     for html in pages:
         assert html.rstrip().endswith("</html>")
         assert html.count("<svg") >= 10
