@@ -11,6 +11,8 @@ import pytest
 from chrome import Browser
 
 from harness import screenshot
+from harness.errors import StackError
+from harness.services import provision
 
 DATA = Path(__file__).parent.parent / "data"
 PAGES = ("benchmark-tested", "run")
@@ -127,3 +129,15 @@ def test_the_first_screen_as_a_picture(chromium: Path, tmp_path: Path) -> None:
     size = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
     assert size == (screenshot.WIDTH_PX, screenshot.HEIGHT_PX)
     assert len(content) < 300_000
+
+
+def test_another_file_than_the_pinned_axe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho other > axe-core.tgz\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("DAIRYPERF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(provision, "service_user", lambda: None)
+    with pytest.raises(StackError, match="not the expected file"):
+        provision.axe(lambda text: None)
+    assert list((tmp_path / "home/parts").iterdir()) == []
