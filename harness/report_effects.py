@@ -43,14 +43,23 @@ class EffectRow:
 
 
 def effect_rows(benchmark: Benchmark) -> tuple[EffectRow, ...]:
-    """All endpoints together, then each; empty where the pairs were not tested."""
-    tested = [*([benchmark.pooled] if benchmark.pooled else []), *benchmark.endpoints]
-    if not any(row.effects for row in tested):
+    """All endpoints together, then each; empty where there were too few pairs."""
+    tested = _comparisons(benchmark)
+    if not _has_intervals(benchmark):
         return ()
     return tuple(
         EffectRow(row.endpoint, {metric: _cell(row.effects.get(metric), metric) for metric in METRICS})
         for row in tested
     )
+
+
+def _comparisons(benchmark: Benchmark) -> tuple[EndpointComparison, ...]:
+    return (*((benchmark.pooled,) if benchmark.pooled else ()), *benchmark.endpoints)
+
+
+def _has_intervals(benchmark: Benchmark) -> bool:
+    """Too few pairs give no interval at all, and then nothing can be said."""
+    return any(one.low is not None for row in _comparisons(benchmark) for one in row.effects.values())
 
 
 def _cell(effect: Effect | None, metric: EffectMetric) -> EffectCell:
@@ -89,9 +98,9 @@ def _signed(value: float, metric: EffectMetric) -> str:
 
 
 def effect_lines(benchmark: Benchmark) -> tuple[str, ...]:
-    """What got faster, in a few sentences; empty where the pairs were not tested."""
+    """What got faster, in a few sentences; empty where there were too few pairs."""
     tested = [(row.effects["p95_ms"], row.endpoint) for row in benchmark.endpoints if "p95_ms" in row.effects]
-    if not tested and not (benchmark.pooled and benchmark.pooled.effects):
+    if not _has_intervals(benchmark):
         return ()
     lines = []
     if benchmark.pooled is not None:

@@ -230,6 +230,15 @@ def test_everything_from_outside_is_escaped(name):
     assert html.count("&lt;script&gt;") > 30
 
 
+def test_any_script_is_shown_as_it_is_written():
+    run = built.result("day40")
+    bengali = "odoo গরু [দুধ]"
+    endpoints = (replace(run.summary.endpoints[0], endpoint=bengali), *run.summary.endpoints[1:])
+    assert f'<th scope="row">{bengali}</th>' in report.render_run(
+        replace(run, summary=replace(run.summary, endpoints=endpoints))
+    )
+
+
 @pytest.mark.parametrize("name", ["benchmark", "empty-benchmark"])
 def test_every_row_of_the_specification_is_there_whatever_was_measured(name):
     html = rendered(name)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
@@ -365,3 +366,28 @@ def test_a_statement_log_survives_and_a_run_may_have_none(tmp_path):
     )
     directory.write_statement_log(log)
     assert directory.read_statement_log() == log
+
+
+def test_evidence_is_what_was_measured_and_nothing_else(run, tmp_path):
+    run.write_meta(make_meta())
+    run.samples_path("7").write_bytes(b"\x00" * 64)
+    run.write_plans({"herd": {"Plan": {}}}, {"herd": "Seq Scan"})
+    before = rundir.evidence_sha256([run])
+    run.write_verdicts(make_verdicts())
+    run.write_report("<html>")
+    run.log_path.write_text("still written to")
+    assert rundir.evidence_sha256([run]) == before
+    copied = RunDir(tmp_path / "elsewhere" / run.path.name)
+    shutil.copytree(run.path, copied.path)
+    assert rundir.evidence_sha256([copied]) == before
+    copied.samples_path("7").write_bytes(b"\x00" * 63 + b"\x01")
+    assert rundir.evidence_sha256([copied]) != before
+    assert len({before, rundir.evidence_sha256([run, copied]), rundir.evidence_sha256([])}) == 3
+
+
+def test_evidence_is_the_digest_that_sha256sum_gives(run):
+    run.write_meta(make_meta())
+    run.samples_path("7").write_bytes(b"\x00" * 64)
+    command = f"sha256sum {run.path.name}/run.json {run.path.name}/samples-7.bin | sha256sum"
+    said = subprocess.run(["sh", "-c", command], cwd=run.path.parent, capture_output=True, text=True, check=True)
+    assert said.stdout.split()[0] == rundir.evidence_sha256([run])
