@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness import effect_text, effects
+from harness import effect_text, effects, rundir
 from harness.effects import ALL_ENDPOINTS
 from harness.model import PROFILES, Effect, EndpointComparison, NoiseFloor, RunResult
 
@@ -367,3 +367,13 @@ def test_the_conclusion_of_few_pairs_says_that_they_are_few():
     assert "cannot be said from 9 pairs of runs: 10 are needed" in text
     assert "Left out: pair 3: day40's run is invalid." in text
     assert "improved" not in text
+
+
+def test_effects_come_back_from_the_benchmarks_file(tmp_path):
+    made = built.quick_benchmark()
+    directory = rundir.BenchmarkDir(tmp_path)
+    directory.write(replace(made, noise_floor=noise_floor(p95_ms=6.1)))
+    read = directory.read()
+    assert [row.effects for row in read.endpoints] == [row.effects for row in made.endpoints]
+    assert read.pooled == made.pooled
+    assert read.noise_floor.floor_pct == {"p95_ms": 6.1}
