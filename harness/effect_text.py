@@ -21,6 +21,7 @@ METRIC_WORDS: Mapping[EffectMetric, str] = {
 }
 # What a benchmark is for; of the others only a regression is worth a place in the conclusion.
 LATENCY: tuple[EffectMetric, ...] = ("p95_ms", "p50_ms")
+NAMED = 3
 _VERDICTS: tuple[EffectVerdict, ...] = get_args(EffectVerdict)
 
 
@@ -76,7 +77,8 @@ def _together_text(effect: Effect) -> str:
 
 def _regressed_text(metric: EffectMetric, endpoints: Sequence[EndpointComparison]) -> str:
     names = [row.endpoint for row in endpoints if metric in row.effects and row.effects[metric].verdict == "regressed"]
-    return f"Regressed in {METRIC_WORDS[metric]}: {', '.join(names)}" if names else ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"Regressed in {METRIC_WORDS[metric]}: {', '.join(names[:NAMED])}{more}" if names else ""
 
 
 def _floor_text(floor: NoiseFloor | None) -> str:

@@ -157,23 +157,25 @@ def effects(pairs: Sequence[Pair], floor: NoiseFloor | None) -> Effects:
     thus kept per metric, not over all of them.
 
     improved, regressed: p <= 0.05 and the interval excludes 0 and the change exceeds the floor. equivalent: the
-    interval lies within it. Otherwise, and always with fewer pairs than Holm can reject by, inconclusive.
+    interval lies within it. Otherwise, and always with fewer pairs than Holm can reject by over all endpoints,
+    inconclusive.
     """
     sides = [(_figures(day31), _figures(day40)) for day31, day40 in pairs]
     called = sorted(
         {row.endpoint for pair in pairs for run in pair for row in run.summary.endpoints if row.endpoint is not None}
     )
     methods = sorted({attribution.without_case(name) for name in called})
+    least = least_pairs(len(called))
     found: dict[str, dict[EffectMetric, Effect]] = {name: {} for name in (*called, ALL_ENDPOINTS)}
     for metric in METRICS:
         least_pct = max(LEAST_FLOOR_PCT, floor.floor_pct.get(metric, 0.0) if floor else 0.0)
-        family = _family(metric, methods if metric in DB_METRICS else called, sides, least_pct)
+        family = _family(metric, methods if metric in DB_METRICS else called, sides, least_pct, least)
         for name in called:
             method = attribution.without_case(name)
             effect = family[method if metric in DB_METRICS else name]
             of_all_cases = metric in DB_METRICS and method != name
             found[name][metric] = replace(effect, note=_joined(_ALL_CASES, effect.note)) if of_all_cases else effect
-        found[ALL_ENDPOINTS][metric] = _family(metric, [ALL_ENDPOINTS], sides, least_pct)[ALL_ENDPOINTS]
+        found[ALL_ENDPOINTS][metric] = _family(metric, [ALL_ENDPOINTS], sides, least_pct, least)[ALL_ENDPOINTS]
     return found
 
 
@@ -209,14 +211,14 @@ def least_pairs(endpoints: int) -> int:
 
 
 def _family(
-    metric: EffectMetric, names: Sequence[str], sides: Sequence[tuple[Figures, Figures]], floor: float
+    metric: EffectMetric, names: Sequence[str], sides: Sequence[tuple[Figures, Figures]], floor: float, least: int
 ) -> dict[str, Effect]:
-    """The effects of one metric, corrected over `names`. floor: in percent."""
+    """The effects of one metric, corrected over `names`. floor: in percent. least: fewer pairs decide nothing."""
     measured = [_measured(metric, name, sides) for name in names]
     # untested ones stay in the family, so that its size is known before any figure is
     p_values = holm([signed_rank_p(one.differences) for one in measured])
     return {
-        name: _effect(metric, one, p_value, floor, len(names), len(sides))
+        name: _effect(metric, one, p_value, floor, len(names), least, len(sides))
         for name, one, p_value in zip(names, measured, p_values, strict=True)
     }
 
@@ -244,13 +246,14 @@ def _measured(metric: EffectMetric, name: str, sides: Sequence[tuple[Figures, Fi
     return _Measured(differences, relative, statistics.median(before for before, _ in both))
 
 
-def _effect(metric: EffectMetric, measured: _Measured, p_value: float, floor: float, family: int, made: int) -> Effect:
+def _effect(
+    metric: EffectMetric, measured: _Measured, p_value: float, floor: float, family: int, least: int, made: int
+) -> Effect:
     differences, relative = measured.differences, measured.relative
     count = len(differences)
     if not relative:
         assert measured.day31 is not None
-        least = LEAST_FAILURE_FLOOR_RATIO if metric == "failure_ratio" else 0.0
-        floor = max(floor / 100 * measured.day31, least)
+        floor = max(floor / 100 * measured.day31, LEAST_FAILURE_FLOOR_RATIO if metric == "failure_ratio" else 0.0)
     if not count:
         return Effect(
             change=None,
@@ -267,14 +270,14 @@ def _effect(metric: EffectMetric, measured: _Measured, p_value: float, floor: fl
     change, low, high = (_shown(value, relative) for value in hodges_lehmann(differences))
     assert change is not None
     verdict: EffectVerdict = "inconclusive"
-    if count >= least_pairs(family) and low is not None and high is not None:
+    if count >= least and low is not None and high is not None:
         if p_value <= ALPHA and (low > 0 or high < 0) and abs(change) > floor:
             verdict = "improved" if (change > 0) == (metric in HIGHER_IS_BETTER) else "regressed"
         elif -floor <= low and high <= floor:
             verdict = "equivalent"
     needed = None
     if verdict == "inconclusive":
-        needed = _pairs_needed(differences, math.log1p(floor / 100) if relative else floor, family, made)
+        needed = _pairs_needed(differences, math.log1p(floor / 100) if relative else floor, family, least, made)
     return Effect(
         change=change,
         low=low,
@@ -297,7 +300,7 @@ def _joined(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _pairs_needed(differences: Sequence[float], floor: float, family: int, made: int) -> int | None:
+def _pairs_needed(differences: Sequence[float], floor: float, family: int, least: int, made: int) -> int | None:
     """How many pairs would likely settle it, at least what Holm can reject by; None where it cannot be said.
 
     n = (z_a + z_b)² (π / 3) s² / d² (Noether 1987): s the standard deviation of the paired differences, π / 3 what
@@ -305,7 +308,7 @@ def _pairs_needed(differences: Sequence[float], floor: float, family: int, made:
     and z_a that of 0.05 / family; within it d is what lies between the change and the floor, and z_a that of the 95 %
     interval. Pairs that lack the figure make it more by as much. `differences` and `floor` in the same scale.
     """
-    count, least = len(differences), least_pairs(family)
+    count = len(differences)
     needed = float(least)
     if interval_rank(count) is not None:
         change, _, _ = hodges_lehmann(differences)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import built_results as built
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.signal import lfilter
 
 from harness import effects
 from harness.benchmark import order
-from harness.model import PROFILES, EndpointStats, Estimate, Latency, Profile, RunResult
+from harness.model import PROFILES, EndpointStats, Estimate, Latency, NoiseFloor, Profile, RunResult
 from harness.threshold import METRICS
 
 Floats = NDArray[np.float64]
@@ -69,13 +70,13 @@ def simulate(benchmarks: int, pairs: int, run_sd: float, seed: int, seconds: flo
     profiles = tuple(order(pairs))
     runs, all_together = len(profiles), len(COUNTS)
     figures = np.full((2, benchmarks, runs, all_together + 1), np.nan)
-    requests = np.zeros((benchmarks, runs, all_together + 1), int)
+    counts = np.array(COUNTS) * round(seconds / 30)
+    made = np.append(counts, counts.sum())
     medians = np.log(np.linspace(4, 30, all_together))
     for first in range(0, benchmarks, CHUNK):
         chunk = slice(first, min(first + CHUNK, benchmarks))
         width = chunk.stop - chunk.start
         for run in range(runs):
-            counts = rng.poisson(np.array(COUNTS) * seconds / 30)
             sent = rng.permutation(np.repeat(np.arange(all_together), counts))
             common = rng.normal(0, run_sd * np.sqrt(0.5), (width, 1))
             own = rng.normal(0, run_sd * np.sqrt(0.5), (width, all_together))
@@ -83,13 +84,14 @@ def simulate(benchmarks: int, pairs: int, run_sd: float, seed: int, seconds: flo
             latency_ms = np.exp(shift[:, sent] + LOG_SD * _states(rng, width, len(sent)))
             for endpoint in range(all_together + 1):
                 chosen = latency_ms if endpoint == all_together else latency_ms[:, sent == endpoint]
-                requests[chunk, run, endpoint] = chosen.shape[1]
-                found = np.percentile(chosen, (50, 95), axis=1, method="inverted_cdf") if chosen.shape[1] else np.nan
-                figures[:, chunk, run, endpoint] = found
+                figures[:, chunk, run, endpoint] = np.percentile(chosen, (50, 95), axis=1, method="inverted_cdf")
     p50_ms, p95_ms = (
-        np.where(requests >= METRICS[name].min_count, found, np.nan)
+        np.where(made >= METRICS[name].min_count, found, np.nan)
         for name, found in zip(("p50_ms", "p95_ms"), figures, strict=True)
     )
+    spread = rng.normal(0, 0.1 * np.sqrt(counts), (benchmarks, runs, len(counts)))
+    requests = np.rint(counts + spread).astype(int)
+    requests = np.concatenate([requests, requests.sum(axis=2, keepdims=True)], axis=2)
     return Simulated(p50_ms, p95_ms, requests, rng.binomial(requests, FAILURE_RATIO), profiles, seconds)
 
 
@@ -140,9 +142,23 @@ def _stats(
     )
 
 
-def found(simulated: Simulated) -> list[effects.Effects]:
-    """The effects of every benchmark, against no measured noise floor."""
+def noise_floors(sessions: Simulated) -> list[NoiseFloor]:
+    """What each of these benchmarks, taken as an A/A session, says of the machine."""
+    meta = EMPTY["day40"].meta
     return [
-        effects.effects(effects.paired(results(simulated, benchmark)).pairs, None)
-        for benchmark in range(len(simulated.p50_ms))
+        NoiseFloor(
+            "", meta.host, meta.versions, meta.herd, "day40", meta.scenario, len(pairs), effects.floor_pct(pairs)
+        )
+        for pairs in map(_pairs, repeat(sessions), range(len(sessions.p50_ms)))
     ]
+
+
+def found(simulated: Simulated, floors: Sequence[NoiseFloor | None]) -> list[effects.Effects]:
+    """The effects of each benchmark against the floor in its place."""
+    return [
+        effects.effects(_pairs(simulated, benchmark), floors[benchmark]) for benchmark in range(len(simulated.p50_ms))
+    ]
+
+
+def _pairs(simulated: Simulated, benchmark: int) -> Sequence[effects.Pair]:
+    return effects.paired(results(simulated, benchmark)).pairs

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness import effect_text, effects
+from harness import effect_text, effects, rundir
 from harness.effects import ALL_ENDPOINTS
 from harness.model import PROFILES, Effect, EndpointComparison, NoiseFloor, RunResult
 
@@ -182,6 +182,10 @@ def test_fewer_pairs_than_holm_can_reject_by_decide_nothing(pairs, needed):
     assert [(one.verdict, one.pairs_needed) for one in (halved, same)] == [("inconclusive", needed)] * 2
     assert halved.change == pytest.approx(-50, abs=1)
     assert (halved.low is None) == (pairs < 6)
+    fewer = [(built.result("day31"), built.result("day40"))] * (effects.least_pairs(len(built.LOAD)) - 1)
+    assert {one.verdict for of_name in effects.effects(fewer, None).values() for one in of_name.values()} == {
+        "inconclusive"
+    }
 
 
 def test_one_difference_of_the_other_sign_takes_another_pair_at_least():
@@ -207,7 +211,7 @@ def test_pairs_needed_grow_with_the_spread_and_are_not_said_beyond_reason():
 def test_what_a_side_lacks_is_left_out_and_counted():
     effect = p50_effect([10.0] * 10, [None, None, *(5 * jitter for jitter in JITTER[2:])])
     assert (effect.pairs, effect.note) == (8, "2 of 10 pairs lack it")
-    assert effect.verdict == "improved"  # one endpoint alone needs six
+    assert effect.verdict == "improved"  # one endpoint alone takes six
     rare = p50_effect([10.0] * 10, [None, None, *(5 * jitter for jitter in JITTER[2:])], others=19)
     assert (rare.verdict, rare.pairs_needed) == ("inconclusive", 13)  # 10 with the figure, which 8 of 10 have
     nothing = p50_effect([None] * 10, [10.0] * 10)
@@ -350,6 +354,10 @@ def test_the_conclusion_counts_verdicts_and_names_what_regressed():
     assert "an A/A session of 10 pairs on this machine" in text
 
 
+def test_the_conclusion_names_a_few_that_regressed():
+    assert "Regressed in p50: api GET /0, api GET /1, api GET /2 and 17 more." in conclusion([1.5] * 20)
+
+
 def test_the_conclusion_says_that_no_floor_was_measured():
     assert "no A/A session was measured" in conclusion([0.5] * 20)
 
@@ -359,3 +367,13 @@ def test_the_conclusion_of_few_pairs_says_that_they_are_few():
     assert "cannot be said from 9 pairs of runs: 10 are needed" in text
     assert "Left out: pair 3: day40's run is invalid." in text
     assert "improved" not in text
+
+
+def test_effects_come_back_from_the_benchmarks_file(tmp_path):
+    made = built.quick_benchmark()
+    directory = rundir.BenchmarkDir(tmp_path)
+    directory.write(replace(made, noise_floor=noise_floor(p95_ms=6.1)))
+    read = directory.read()
+    assert [row.effects for row in read.endpoints] == [row.effects for row in made.endpoints]
+    assert read.pooled == made.pooled
+    assert read.noise_floor.floor_pct == {"p95_ms": 6.1}
