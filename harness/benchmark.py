@@ -76,7 +76,7 @@ def open_plan(directory: BenchmarkDir, kind: Kind) -> Plan:
         )
     if not benchmark_plan.to_make(plan, _made(directory)):
         raise InputError(
-            f"--resume {directory.path}: complete, all {len(plan.order)} pairs are made; ./dairyperf report judges it"
+            f"--resume {directory.path}: complete, pairs made: {len(plan.order)} of {len(plan.order)}; ./dairyperf report judges it"
         )
     return plan
 
@@ -247,13 +247,19 @@ def judge(directory: BenchmarkDir) -> Judged:
         conclusion=effect_text.conclusion(endpoints, pooled, paired, noise_floor),
         pooled=pooled,
         noise_floor=noise_floor,
-        warnings=doubts,
+        warnings=(*_interrupted(directory), *doubts),
         reasons=counted.reasons,
     )
     directory.write(benchmark)
     directory.write_report(report.render_benchmark(benchmark))
     of_runs = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)
     return runner.judged(f"{directory.path.name}, day40", day40, (*counted.reasons, *of_runs), directory.report_path)
+
+
+def _interrupted(directory: BenchmarkDir) -> tuple[str, ...]:
+    aside = directory.aside()
+    text = f"Interrupted: {', '.join(aside)} count for nothing and are kept in aside/; their pairs were made again."
+    return (text,) if aside else ()
 
 
 def floor_for(directory: BenchmarkDir, like: RunMeta, pairs: int) -> tuple[NoiseFloor | None, tuple[str, ...]]:

@@ -257,9 +257,10 @@ def test_a_benchmark_that_was_interrupted_is_resumed_and_whole(
     page = (path / "report.html").read_text()
     assert not re.search(r"(?:src|href)=[\"']https?:", page)
     assert "0 of 20 read a large table sequentially" in page
+    assert "Interrupted: 01-day31, 01-day31-2 count for nothing" in page
     refused = dairyperf("benchmark", "--resume", path)
     assert refused.returncode == 2
-    assert "complete, all 1 pairs are made" in refused.stderr
+    assert "complete, pairs made: 1 of 1" in refused.stderr
     second = begun.runs()[2]
     elsewhere = second.read_meta()
     second.write_meta(replace(elsewhere, host={**elsewhere.host, "cpu_count": 640}))

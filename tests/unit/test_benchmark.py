@@ -73,7 +73,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
     table: list[tuple[BenchmarkDir, Kind, str]] = [
         (BenchmarkDir(tmp_path), "noise", "no benchmark directory; name one"),
         (unplanned, "benchmark", "has no plan, .*; start a new one"),
-        (whole, "noise", "complete, all 2 pairs are made; ./dairyperf report judges it"),
+        (whole, "noise", "complete, pairs made: 2 of 2; ./dairyperf report judges it"),
         (whole, "benchmark", "is a noise session; ./dairyperf noise --resume .* goes on"),
         (elsewhere, "noise", "begun on stack external:a b.toml; add --stack 'external:a b.toml'"),
     ]
