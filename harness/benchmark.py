@@ -76,9 +76,7 @@ def open_plan(directory: BenchmarkDir, kind: Kind) -> Plan:
             f"--resume {directory.path}: begun on stack {plan.stack}; add --stack {shlex.quote(plan.stack)}"
         )
     if not benchmark_plan.to_make(plan, _made(directory)):
-        raise InputError(
-            f"--resume {directory.path}: complete, all {len(plan.order)} pairs are made; ./dairyperf report judges it"
-        )
+        raise InputError(f"--resume {directory.path}: complete, nothing is left to make; ./dairyperf report judges it")
     return plan
 
 
@@ -93,7 +91,7 @@ def make(directory: BenchmarkDir, say: Callable[[str], None]) -> None:
     """Makes the runs that the plan lacks, on stacks that are up. Each is saved when it ends; a broken one ends this.
 
     Of a pair that is not whole both runs are put aside and made again. InputError when what is there now is not what
-    the plan began with, or another process makes the runs.
+    the plan began with, StackError while another process makes the runs.
     """
     taken = f"{directory.path}: another process makes its runs; wait for its end"
     with provision.locked(directory.lock_path, refusal=taken):
@@ -178,7 +176,7 @@ class _Counted:
 
 
 def _counted(directory: BenchmarkDir, kind: Kind) -> _Counted:
-    """Reads the whole pairs. InputError when there is none or a run goes on, RunInvalid when they are not alike."""
+    """Reads the whole pairs. InputError while a run goes on, RunInvalid when there is none or they are not alike."""
     runs, made, plan = directory.runs(), _made(directory), directory.read_plan()
     for run in runs.values():
         if rundir.is_run(run.path) and rundir.state(run.read_meta()) == "running":
@@ -186,7 +184,7 @@ def _counted(directory: BenchmarkDir, kind: Kind) -> _Counted:
     pairs = benchmark_plan.whole_pairs(made)
     remedy = f"go on with {resume_command(directory)}" if plan else "make it again"
     if not pairs:
-        raise InputError(f"{directory.path}: no pair of runs is complete; {remedy}")
+        raise RunInvalid(f"{directory.path}: no pair of runs is complete; {remedy}")
     evidence = {number: runner.read(runs[number]) for pair in pairs for number in benchmark_plan.numbers(pair)}
     for pair in pairs:
         found_sides = tuple(evidence[number].meta.profile for number in benchmark_plan.sides(pair))
@@ -211,8 +209,8 @@ def _counted(directory: BenchmarkDir, kind: Kind) -> _Counted:
 def judge(directory: BenchmarkDir) -> Judged:
     """Judges the runs of every whole pair and both sides from their files, compares the sides, writes the report.
 
-    The exit code is day40's verdicts, the validity of all runs and that no pair is missing. InputError when no pair is
-    whole, RunInvalid when the runs are not alike.
+    The exit code is day40's verdicts, the validity of all runs and that no pair is missing. InputError while a run
+    goes on, RunInvalid when no pair is whole or the runs are not alike.
     """
     counted = _counted(directory, "benchmark")
     runs, evidence = directory.runs(), list(counted.evidence.values())
@@ -248,7 +246,7 @@ def judge(directory: BenchmarkDir) -> Judged:
         conclusion=effect_text.conclusion(endpoints, pooled, paired, noise_floor),
         pooled=pooled,
         noise_floor=noise_floor,
-        warnings=doubts,
+        warnings=(*_interrupted(directory), *doubts),
         reasons=counted.reasons,
     )
     directory.write(benchmark)
@@ -259,6 +257,14 @@ def judge(directory: BenchmarkDir) -> Judged:
     reasons = (*counted.reasons, *of_runs)
     made = runner.judged(f"{directory.path.name}, day40", day40, reasons, directory.report_path)
     return dataclasses.replace(made, evidence_sha256=digest)
+
+
+def _interrupted(directory: BenchmarkDir) -> tuple[str, ...]:
+    aside = directory.aside()
+    text = (
+        f"Interrupted: {', '.join(aside)}, kept in aside/ and not counted; their pairs are to be made again as a whole."
+    )
+    return (text,) if aside else ()
 
 
 def floor_for(directory: BenchmarkDir, like: RunMeta, pairs: int) -> tuple[NoiseFloor | None, tuple[str, ...]]:
@@ -293,13 +299,13 @@ def _requests(runs: Sequence[Evidence]) -> int:
 def measure_noise(directory: BenchmarkDir) -> tuple[NoiseFloor, Path]:
     """What a complete noise session found, and the file where this machine now keeps it.
 
-    InputError when pairs are missing, RunInvalid when a run is invalid or no figure has enough data.
+    RunInvalid when pairs are missing, a run is invalid or no figure has enough data, InputError while a run goes on.
     """
     counted = _counted(directory, "noise")
     runs = directory.runs()
     results = {number: runner.write_judgement(runs[number], one) for number, one in counted.evidence.items()}
     if counted.reasons:
-        raise InputError(f"{directory.path}: {'; '.join(counted.reasons)}")
+        raise RunInvalid(f"{directory.path}: {'; '.join(counted.reasons)}")
     if found := [f"{one.meta.run_id}: {reason}" for one in results.values() for reason in one.meta.reasons]:
         raise RunInvalid(f"{directory.path}: {_first_few(found)}; measure the noise again")
     last = list(results.values())[-1].meta

@@ -468,7 +468,7 @@ def _show_noise(directory: BenchmarkDir) -> int:
     from harness import benchmark
 
     floor, kept = benchmark.measure_noise(directory)
-    table = Table("figure", "noise floor", title=f"noise of {floor.profile}, {floor.pairs} pairs")
+    table = Table("figure", "noise floor", title=f"noise of {floor.profile}, pairs: {floor.pairs}")
     for name, pct in floor.floor_pct.items():
         table.add_row(name, units.format_pct(pct))
     out.print(table)

@@ -390,16 +390,26 @@ class BenchmarkDir:
         return RunDir(_new_directory(self.path / _RUNS, f"{number:02d}-{profile}"))
 
     def runs(self) -> dict[int, RunDir]:
-        """By their numbers, ascending."""
-        paths = [path for path in (self.path / _RUNS).glob("[0-9]*-*") if path.is_dir()]
-        numbered = {int(path.name.partition("-")[0]): RunDir(path) for path in paths}
-        return dict(sorted(numbered.items()))
+        """By their numbers, ascending. InputError when two have the same."""
+        found: dict[int, RunDir] = {}
+        for path in sorted((self.path / _RUNS).glob("[0-9]*-*")):
+            number = path.name.partition("-")[0]
+            if not path.is_dir() or not number.isdecimal():
+                continue
+            first = found.setdefault(int(number), RunDir(path)).path
+            if first != path:
+                raise InputError(f"{path}: {first.name} is run {int(number)} too; remove the wrong one")
+        return dict(sorted(found.items()))
 
     def put_aside(self, run: RunDir) -> Path:
         """Moves a run that does not count to where it is kept; returns the place."""
         place = _new_directory(self.path / _ASIDE, run.path.name)
         run.path.rename(place)
         return place
+
+    def aside(self) -> tuple[str, ...]:
+        """The names of the runs that were put aside."""
+        return tuple(sorted(path.name for path in (self.path / _ASIDE).glob("*")))
 
     def write_plan(self, plan: Plan) -> None:
         _write_json(self.path / _PLAN, plan, Plan)

@@ -232,7 +232,7 @@ def begun(stacks: dict[Any, StackAddresses], tmp_path: Path) -> BenchmarkDir:
     assert interrupted(["benchmark", "--resume", str(path)], out, errors, signal.SIGKILL) == -signal.SIGKILL
     assert [run.path.name for run in directory.runs().values()] == ["01-day31"]
     refused = dairyperf("report", path)
-    assert refused.returncode == 2
+    assert refused.returncode == 4
     assert "no pair of runs is complete; go on with ./dairyperf benchmark --resume" in refused.stderr
     return directory
 
@@ -300,9 +300,10 @@ def test_a_benchmark_that_was_interrupted_is_resumed_and_whole(
     page = (path / "report.html").read_text()
     assert not re.search(r"(?:src|href)=[\"']https?:", page)
     assert "0 of 20 read a large table sequentially" in page
+    assert "Interrupted: 01-day31, 01-day31-2, kept in aside/" in page
     refused = dairyperf("benchmark", "--resume", path)
     assert refused.returncode == 2
-    assert "complete, all 1 pairs are made" in refused.stderr
+    assert "complete, nothing is left to make" in refused.stderr
     second = begun.runs()[2]
     elsewhere = second.read_meta()
     second.write_meta(replace(elsewhere, host={**elsewhere.host, "cpu_count": 640}))

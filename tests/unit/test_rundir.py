@@ -276,6 +276,14 @@ def test_runs_of_a_benchmark_keep_their_order(tmp_path):
     assert not rundir.is_benchmark(made[0].path)
 
 
+def test_two_runs_of_one_number_are_refused(tmp_path):
+    benchmark = rundir.create_benchmark(tmp_path, NOW)
+    benchmark.new_run(3, "day31")
+    benchmark.new_run(3, "day40")
+    with pytest.raises(InputError, match="03-day40: 03-day31 is run 3 too; remove the wrong one"):
+        benchmark.runs()
+
+
 def test_a_run_put_aside_is_kept_and_makes_room(tmp_path):
     benchmark = rundir.create_benchmark(tmp_path, NOW)
     for name in ("02-day40", "02-day40-2"):
@@ -285,6 +293,7 @@ def test_a_run_put_aside_is_kept_and_makes_room(tmp_path):
         assert place == benchmark.path / "aside" / name
         assert RunDir(place).read_meta() == make_meta()
     assert benchmark.runs() == {}
+    assert benchmark.aside() == ("02-day40", "02-day40-2")
 
 
 def test_a_plan_and_a_noise_floor_survive(tmp_path):
