@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import baseline, rundir, runner
+from harness import baseline, noise, rundir, runner
 from harness.errors import HarnessError, InputError
-from harness.model import Baseline, NoiseFloor, Profile
+from harness.model import Baseline, Profile
 from harness.rundir import RunDir
+from harness.services import provision
 
 
 def asked(
@@ -17,11 +18,10 @@ def asked(
     *,
     limits: Sequence[str] = (),
     historical: bool = False,
-    noise_floor: NoiseFloor | None = None,
 ) -> Baseline | None:
     """What the command line asks for; None = no baseline. Raises InputError."""
     if paths:
-        return read(paths, profile, limits=limits, historical=historical, noise_floor=noise_floor)
+        return read(paths, profile, limits=limits, historical=historical)
     if limits or historical:
         raise InputError("--baseline-limit and --historical go with --baseline DIR; add it, or leave them out")
     return None
@@ -33,22 +33,23 @@ def read(
     *,
     limits: Sequence[str] = (),
     historical: bool = False,
-    noise_floor: NoiseFloor | None = None,
 ) -> Baseline:
     """The baseline of `paths`: runs, or folders of runs such as a benchmark, of which those of `profile` count. limits:
-    as in `harness.baseline`. noise_floor: this machine's, None = not measured. Raises InputError unless every run can
-    be judged."""
+    as in `harness.baseline`. The noise floor is that of the last run's conditions, if this machine has one. Raises
+    InputError unless every run can be judged."""
     parsed = baseline.parse_limits(limits)
     runs = []
+    floor_pct: dict[str, float] = {}
     for directory in [run for path in paths for run in _runs(path, profile)]:
         try:
             evidence = runner.read(directory)
             runs.append(baseline.of_run(runner.side([evidence], evidence.meta.scenario, evidence.meta)))
+            floor = noise.read(provision.cache_root(), evidence.meta)
+            floor_pct = {} if floor is None else baseline.floor_pct(floor)
         except InputError as fault:
             raise InputError(f"--baseline: {fault}") from fault
         except HarnessError as fault:
             raise InputError(f"--baseline: {fault}; name a complete run") from fault
-    floor_pct = {} if noise_floor is None else baseline.floor_pct(noise_floor)
     return Baseline(rundir.SCHEMA_VERSION, tuple(runs), parsed, historical, floor_pct)
 
 

@@ -67,6 +67,7 @@ EXAMPLES = {
     "noise": """examples:
   dairyperf noise                       10 pairs of 30 s, as long as a benchmark, once for each machine and version
   dairyperf noise --users 20            for benchmarks with --users 20
+  dairyperf noise --scenario quick      for `run quick --baseline DIR`
   dairyperf noise --resume reports/runs/20261123T231000Z-noise
 """,
     "plans": """examples:
@@ -238,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     session_options(bench)
 
     floor = command("noise", "measure what this machine calls a change when nothing changed: pairs of runs of day40")
+    floor.add_argument("--scenario", metavar="NAME", help="whose load it is for (default: that of benchmarks)")
     session_options(floor)
 
     plans = command("plans", "plans of the 20 most critical queries, in a PostgreSQL of their own, at any herd")
@@ -414,7 +416,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return _show(runner.judge(run))
 
 
-_OF_A_PLAN = ("quick", "pairs", "duration", "users", "threshold", "out", "herd", "seed")  # options
+_OF_A_PLAN = ("quick", "scenario", "pairs", "duration", "users", "threshold", "out", "herd", "seed")  # options
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
@@ -429,7 +431,7 @@ def _noise(arguments: argparse.Namespace) -> int:
     from harness.benchmark_plan import PAIRS
 
     arguments.threshold = ()
-    return _show_noise(_session(arguments, "noise", "benchmark", PAIRS))
+    return _show_noise(_session(arguments, "noise", arguments.scenario or "benchmark", PAIRS))
 
 
 def _session(arguments: argparse.Namespace, kind: Kind, scenario: str, pairs: int) -> BenchmarkDir:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.effects import LEAST_FLOOR_PCT, Paired, least_pairs
 from harness.model import Benchmark, Effect, EffectMetric, EffectVerdict, EndpointComparison, NoiseFloor
 from harness.report_text import MINUS, figure
 
@@ -19,6 +20,8 @@ METRICS: Mapping[EffectMetric, tuple[str, str]] = {
     "db_ms_per_request": ("Database time per request", "ms"),
     "db_calls_per_request": ("Calls per request", "count"),
 }
+# what the first screen tells
+HEADLINE: tuple[EffectMetric, ...] = ("p95_ms", "p50_ms")
 FIRST: tuple[EffectMetric, ...] = ("p50_ms", "p95_ms")
 REST: tuple[EffectMetric, ...] = ("throughput_rps", "failure_ratio", "db_ms_per_request", "db_calls_per_request")
 VERDICTS: tuple[EffectVerdict, ...] = ("improved", "equivalent", "regressed", "inconclusive")
@@ -97,31 +100,40 @@ def _signed(value: float, metric: EffectMetric) -> str:
     return (MINUS if value < 0 else "+") + figure(abs(value), METRICS[metric][1])
 
 
+def conclusion(paired: Paired, endpoints: int) -> str:
+    """What can be said at all, of so many endpoints, and what was left out."""
+    pairs, needed = len(paired.pairs), least_pairs(endpoints)
+    left_out = f" Left out: {'; '.join(paired.left_out)}." if paired.left_out else ""
+    if pairs < needed:
+        return (
+            f"Limits are judged. Whether Day 40 is faster than Day 31 cannot be said from {pairs} "
+            f"pair{'' if pairs == 1 else 's'} of runs: {needed} are needed. Differences below are what these runs "
+            f"showed, not effects.{left_out}"
+        )
+    return f"Limits are judged, and effects: over {pairs} pairs of runs, corrected for {endpoints} endpoints.{left_out}"
+
+
 def effect_lines(benchmark: Benchmark) -> tuple[str, ...]:
-    """What got faster, in a few sentences; empty where there were too few pairs."""
-    tested = [(row.effects["p95_ms"], row.endpoint) for row in benchmark.endpoints if "p95_ms" in row.effects]
+    """What got faster and what got worse, in a few sentences; empty where there were too few pairs."""
     if not _has_intervals(benchmark):
         return ()
-    lines = []
-    if benchmark.pooled is not None:
-        lines += _pooled_lines(benchmark.pooled)
-    if tested:
-        counts = Counter(effect.verdict for effect, _ in tested)
-        shares = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-        lines.append(f"p95 of {len(tested)} endpoints: {shares}.")
-    improved = sorted((effect.change, name, effect) for effect, name in tested if _is(effect, "improved"))
+    lines = [_metric_line(metric, benchmark) for metric in HEADLINE]
+    improved = [row for row in benchmark.endpoints if _is(row.effects.get("p50_ms"), "improved")]
     if improved:
-        lines.append(f"Most improved: {improved[0][1]}, {_whole(improved[0][2], 'p95_ms')}.")
+        most = min(improved, key=lambda row: (row.effects["p50_ms"].change or 0.0, row.endpoint))
+        lines.append(f"Most improved: {most.endpoint}, p50 {_whole(most.effects['p50_ms'], 'p50_ms')}.")
     return (*lines, *_regressed_lines(benchmark.endpoints))
 
 
-def _pooled_lines(pooled: EndpointComparison) -> list[str]:
-    shown: tuple[EffectMetric, ...] = ("p95_ms", "p50_ms")
-    return [
-        f"{METRICS[metric][0]} of all endpoints: {_whole(effect, metric)}, {effect.verdict}."
-        for metric in shown
-        if (effect := pooled.effects.get(metric))
-    ]
+def _metric_line(metric: EffectMetric, benchmark: Benchmark) -> str:
+    """ "p95: all endpoints −23 % [−26, −20], improved; of 20 endpoints 17 improved, 2 equivalent, 1 inconclusive." """
+    together = benchmark.pooled.effects.get(metric) if benchmark.pooled else None
+    effects = [row.effects[metric] for row in benchmark.endpoints if metric in row.effects]
+    counts = Counter(effect.verdict for effect in effects)
+    shares = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    parts = [f"all endpoints {_whole(together, metric)}, {together.verdict}"] if together else []
+    parts.append(f"of {len(effects)} endpoints {shares or 'none compared'}")
+    return f"{METRICS[metric][0]}: {'; '.join(parts)}."
 
 
 def _regressed_lines(rows: Sequence[EndpointComparison]) -> list[str]:
@@ -142,14 +154,19 @@ def _whole(effect: Effect, metric: EffectMetric) -> str:
     )
 
 
-def _is(effect: Effect, verdict: EffectVerdict) -> bool:
-    return effect.verdict == verdict and effect.change is not None
+def _is(effect: Effect | None, verdict: EffectVerdict) -> bool:
+    return effect is not None and effect.verdict == verdict and effect.change is not None
 
 
 def floor_text(floor: NoiseFloor | None) -> str:
-    """What this machine calls a change when nothing changed."""
+    """Which changes count, and what this machine calls a change when nothing changed."""
     if floor is None:
-        return "The noise floor of this machine was not measured: 5 % stands in for it."
-    known = [f"{METRICS[name][0]} {floor.floor_pct[name]:.1f} %" for name in FIRST if name in floor.floor_pct]
-    made = f"{floor.pairs:,} pairs of {floor.profile} against itself, {floor.measured_at[:10]}"
-    return f"Noise floor of this machine: {', '.join(known) or 'no data'} ({made})."
+        return (
+            f"Changes beyond {LEAST_FLOOR_PCT:g} % count; how much this machine varies by itself is not known: "
+            "no fitting noise floor was measured."
+        )
+    counted = ", ".join(
+        f"{max(LEAST_FLOOR_PCT, floor.floor_pct.get(name, 0.0)):.1f} % in {METRICS[name][0]}" for name in HEADLINE
+    )
+    made = f"{floor.pairs:,} pairs of {floor.profile} against itself on {floor.measured_at[:10]}"
+    return f"Changes beyond {counted} count: this machine's noise floor, by {made}, and at least {LEAST_FLOOR_PCT:g} %."

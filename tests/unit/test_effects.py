@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness import effect_text, effects, rundir
+from harness import effects, report_effects, rundir
 from harness.effects import ALL_ENDPOINTS
-from harness.model import PROFILES, Effect, EndpointComparison, NoiseFloor, RunResult
+from harness.model import PROFILES, Benchmark, Effect, EndpointComparison, NoiseFloor, RunResult
 
 TAG, CREATE = built.TAG, built.CREATE
 EMPTY = {profile: built.without_data(profile) for profile in PROFILES}
@@ -329,7 +329,7 @@ def test_pairs_are_made_by_order_of_whole_runs():
     )
 
 
-def conclusion(factors: Sequence[float], pairs: int = 10, floor: NoiseFloor | None = None) -> str:
+def changed(factors: Sequence[float], pairs: int = 10) -> Benchmark:
     """Of endpoints whose p50 and p95 change by these factors."""
     names = [f"api GET /{number}" for number in range(len(factors))]
     made = [
@@ -339,34 +339,39 @@ def conclusion(factors: Sequence[float], pairs: int = 10, floor: NoiseFloor | No
         )
         for jitter in JITTER[:pairs]
     ]
-    found = effects.effects(made, floor)
-    rows = [EndpointComparison(name, None, None, None, None, found[name]) for name in names]
-    together = EndpointComparison(ALL_ENDPOINTS, None, None, None, None, found[ALL_ENDPOINTS])
+    found = effects.effects(made, None)
     paired = effects.Paired(tuple(made), () if pairs == 10 else ("pair 3: day40's run is invalid",))
-    return effect_text.conclusion(rows, together, paired, floor)
+    return replace(
+        built.quick_benchmark(),
+        endpoints=tuple(EndpointComparison(name, None, None, None, None, found[name]) for name in names),
+        pooled=EndpointComparison(ALL_ENDPOINTS, None, None, None, None, found[ALL_ENDPOINTS]),
+        conclusion=report_effects.conclusion(paired, len(factors)),
+    )
 
 
-def test_the_conclusion_counts_verdicts_and_names_what_regressed():
-    text = conclusion([0.5] * 15 + [1.0] * 3 + [1.055, 1.3], floor=noise_floor(p95_ms=6.1))
-    assert "p95: 15 of 20 endpoints improved, 3 equivalent, 1 regressed, 1 inconclusive (about " in text
-    assert "Regressed in p50: api GET /18, api GET /19. Regressed in p95: api GET /19." in text
-    assert "Only changes beyond 6.1 % in p95, 5.0 % in p50 count" in text
-    assert "an A/A session of 10 pairs on this machine" in text
+def test_the_first_lines_count_verdicts_and_name_what_regressed():
+    lines = report_effects.effect_lines(changed([0.5] * 15 + [1.0] * 3 + [1.055, 1.3]))
+    assert "of 20 endpoints 15 improved, 3 equivalent, 1 regressed, 1 inconclusive." in lines[0]
+    assert lines[0].startswith("p95: all endpoints ")
+    assert lines[1].startswith("p50: all endpoints ")
+    assert lines[2].startswith("Most improved: api GET /0, p50 −50 % [")
+    assert lines[3].startswith("Regressed: api GET /18, p50 ")
 
 
-def test_the_conclusion_names_a_few_that_regressed():
-    assert "Regressed in p50: api GET /0, api GET /1, api GET /2 and 17 more." in conclusion([1.5] * 20)
+def test_the_first_lines_name_a_few_that_regressed():
+    assert report_effects.effect_lines(changed([1.5] * 20))[-1].endswith("; and 18 more.")
 
 
-def test_the_conclusion_says_that_no_floor_was_measured():
-    assert "no A/A session was measured" in conclusion([0.5] * 20)
+def test_what_counts_is_the_measured_floor_and_at_least_five_percent():
+    assert "beyond 6.1 % in p95, 5.0 % in p50 count" in report_effects.floor_text(noise_floor(p95_ms=6.1, p50_ms=2))
+    assert "no fitting noise floor was measured" in report_effects.floor_text(None)
 
 
 def test_the_conclusion_of_few_pairs_says_that_they_are_few():
-    text = conclusion([0.5] * 20, pairs=9)
-    assert "cannot be said from 9 pairs of runs: 10 are needed" in text
-    assert "Left out: pair 3: day40's run is invalid." in text
-    assert "improved" not in text
+    few = changed([0.5] * 20, pairs=9)
+    assert "cannot be said from 9 pairs of runs: 10 are needed" in few.conclusion
+    assert "Left out: pair 3: day40's run is invalid." in few.conclusion
+    assert "over 10 pairs of runs, corrected for 20 endpoints" in changed([0.5] * 20).conclusion
 
 
 def test_effects_come_back_from_the_benchmarks_file(tmp_path):

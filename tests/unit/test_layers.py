@@ -13,7 +13,7 @@ HARNESS = Path(__file__).parents[2] / "harness"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "units"}),
     frozenset({"scenario", "arrivals", "threshold", "bootstrap_limit", "summary", "verdict_text", "csv_text", "tables"})
-    | {"compare", "comparable", "effects", "effect_text", "benchmark_plan", "baseline"}
+    | {"compare", "comparable", "effects", "benchmark_plan", "baseline"}
     | {"wire", "http1", "odoo_calls", "odoo_web", "api_calls"}
     | {"statements", "attribution", "odoo_log", "servers", "server_metrics", "server_csv", "wal_archive"}
     | {"statement_log", "slow_statements", "statement_changes", "index_plan", "index_findings", "wait_events"}
