@@ -131,7 +131,11 @@ def _metric_line(metric: EffectMetric, benchmark: Benchmark) -> str:
     effects = [row.effects[metric] for row in benchmark.endpoints if metric in row.effects]
     counts = Counter(effect.verdict for effect in effects)
     shares = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-    parts = [f"all endpoints {_whole(together, metric)}, {together.verdict}"] if together else []
+    parts = (
+        [f"all endpoints {_whole(together, metric)}, {together.verdict}"]
+        if together and together.change is not None
+        else []
+    )
     parts.append(f"of {len(effects)} endpoints {shares or 'none compared'}")
     return f"{METRICS[metric][0]}: {'; '.join(parts)}."
 

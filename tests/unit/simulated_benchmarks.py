@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from harness import effects
-from harness.benchmark import order
+from harness.benchmark_plan import SIDES, order
 from harness.model import PROFILES, EndpointStats, Estimate, Latency, NoiseFloor, Profile, RunResult
 from harness.threshold import METRICS
 
@@ -33,7 +33,7 @@ EMPTY = {profile: built.without_data(profile) for profile in PROFILES}
 @dataclass(frozen=True)
 class Simulated:
     """Figures of shape (benchmark, run, endpoint), the last of them all together; nan = too few requests. Runs are in
-    the order of `benchmark.order`."""
+    the order of `benchmark_plan.order`."""
 
     p50_ms: Floats
     p95_ms: Floats
@@ -67,7 +67,7 @@ def simulate(benchmarks: int, pairs: int, run_sd: float, seed: int, seconds: flo
     run to the last. How often an endpoint is called varies from run to run (Poisson).
     """
     rng = np.random.default_rng(seed)
-    profiles = tuple(order(pairs))
+    profiles = tuple(profile for pair in order(pairs, SIDES["benchmark"]) for profile in pair)
     runs, all_together = len(profiles), len(COUNTS)
     figures = np.full((2, benchmarks, runs, all_together + 1), np.nan)
     counts = np.array(COUNTS) * round(seconds / 30)

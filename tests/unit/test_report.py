@@ -283,7 +283,7 @@ def test_first_screen_answers_the_three_questions():
     assert f"Slowest on Day 40: {built.LIST}, p95 97.02 ms." in first
     assert "All 4 runs are valid" in first
     assert "With 2 pairs no effect can be told from noise." in first
-    assert "Noise floor" not in first
+    assert "noise floor" not in first
     assert '<a href="#doubts">2 doubts</a>: Host, Load generator.' in first
     assert "2 cores and 8.0 GiB are less than the 8 cores and 32 GB" in rendered("benchmark")
     assert "Cannot say: the pairs of runs were not tested." in rendered("benchmark")
@@ -291,13 +291,14 @@ def test_first_screen_answers_the_three_questions():
 
 def test_first_screen_says_what_got_faster_and_by_how_much():
     first = first_screen("benchmark-tested")
-    assert "p95 of all endpoints: −23 % [−26, −20], improved." in first
-    assert "p95 of 4 endpoints: 1 improved, 1 equivalent, 1 regressed, 1 inconclusive." in first
-    assert f"Most improved: {built.TAG}, −44 % [−47, −41]." in first
+    verdicts = "of 4 endpoints 1 improved, 1 equivalent, 1 regressed, 1 inconclusive."
+    assert f"p95: all endpoints −23 % [−26, −20], improved; {verdicts}" in first
+    assert f"Most improved: {built.TAG}, p50 −40 % [−43, −37]." in first
     assert f"Regressed: {built.LIST}, p50 +16 % [+14, +20], p95 +12 % [+9.5, +16]." in first
-    assert "Noise floor of this machine: p50 3.2 %, p95 4.8 % (5 pairs of day40 against itself, 2026-02-02)." in first
+    assert "Changes beyond 5.0 % in p95, 5.0 % in p50 count: this machine" in first
+    assert "by 5 pairs of day40 against itself on 2026-02-02, and at least 5 %." in first
     without = replace(built.tested_benchmark(), noise_floor=None)
-    assert "The noise floor of this machine was not measured" in report.render_benchmark(without)
+    assert "no fitting noise floor was measured" in report.render_benchmark(without)
 
 
 def test_first_screen_of_a_run_has_its_targets():

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, rundir
+from harness import rundir
 
 RUNS = Path(__file__).parent.parent / "data" / "runs"
 
 
-def report(capsys, *directories: Path) -> tuple[int, str]:
-    code = cli.main(["report", *map(str, directories)])
-    told = capsys.readouterr()
-    return code, re.sub(r"\s+", " ", told.out + told.err)
+def report(*directories: Path) -> tuple[int, str]:
+    """As a reader calls it: exit code, and what it says."""
+    told = subprocess.run([sys.executable, "-m", "harness", "report", *directories], capture_output=True, text=True)
+    return told.returncode, re.sub(r"\s+", " ", told.stdout + told.stderr)
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def runs(tmp_path) -> Path:
     return Path(shutil.copytree(RUNS, tmp_path / "runs"))
 
 
-def test_several_directories_of_any_schema_in_one_call(runs, capsys):
+def test_several_directories_of_any_schema_in_one_call(runs):
     newer = Path(shutil.copytree(runs / "schema-1", runs / "newer"))
     document = json.loads((newer / "run.json").read_text())
     assert document["schema_version"] == 1
     (newer / "run.json").write_text(json.dumps(document | {"schema_version": rundir.SCHEMA_VERSION + 1}))
-    code, told = report(capsys, newer, runs / "schema-1", runs / "benchmark")
+    code, told = report(newer, runs / "schema-1", runs / "benchmark")
     assert code == 2
     versions = f"written with schema {rundir.SCHEMA_VERSION + 1}, newer than {rundir.SCHEMA_VERSION}"
     assert f"{versions}; read it with a newer dairyperf" in told
@@ -56,16 +56,16 @@ def test_several_directories_of_any_schema_in_one_call(runs, capsys):
     assert [sum(result.meta.counts["recorded"].values()) for result in saved.runs] == [
         sum(bucket.requests for bucket in result.summary.timeline) for result in saved.runs
     ]
-    report(capsys, runs / "schema-1")
+    report(runs / "schema-1")
     assert (runs / "schema-1/report.html").read_text() == older, "the same files, another page"
 
 
 @pytest.mark.parametrize("name", ["run.json", "snapshot-after.json", "endpoints.json"])
-def test_what_cannot_be_read_leaves_the_old_page(name, runs, capsys):
+def test_what_cannot_be_read_leaves_the_old_page(name, runs):
     page = runs / "schema-1/report.html"
     page.write_text("the old page")
     (runs / "schema-1" / name).write_text("{")
-    code, told = report(capsys, runs / "schema-1")
+    code, told = report(runs / "schema-1")
     assert code == 2
     assert f"{name}: not valid JSON" in told
     assert page.read_text() == "the old page"
