@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,11 @@ def test_imports_go_downwards(path: Path) -> None:
 def test_importing_the_command_line_patches_nothing() -> None:
     script = "import sys, harness.cli; sys.exit(bool({'gevent', 'locust', 'matplotlib'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_readme_names_every_module():
+    readme = (HARNESS.parent / "README.md").read_text()
+    layers = readme.partition("Layers of `harness/`")[2]
+    assert sorted(name for names in LAYERS[:-1] for name in names) == sorted(
+        name.rstrip("/") for name in re.findall(r"`([a-z0-9_]+/?)`", layers)
+    )
