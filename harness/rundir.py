@@ -246,19 +246,9 @@ class RunDir:
         return self.path / "pg_stats.csv"
 
     @property
-    def endpoint_statements_path(self) -> Path:
-        """Which endpoint ran which statements how often."""
-        return self.path / "endpoint_statements.csv"
-
-    @property
     def pg_scans_path(self) -> Path:
         """The specification's table of scans per table."""
         return self.path / "pg_scans.csv"
-
-    @property
-    def slow_queries_path(self) -> Path:
-        """The slow-query inventory."""
-        return self.path / "slow_queries.csv"
 
     def evidence_paths(self) -> list[Path]:
         """The files that were measured."""

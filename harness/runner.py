@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from harness import (
-    attribution,
     baseline,
     load,
     odoo_log,
@@ -207,13 +206,7 @@ def write_judgement(directory: RunDir, evidence: Evidence) -> RunResult:
     directory.write_junit(verdict_text.junit_xml(*text))
     directory.write_markdown(verdict_text.markdown(*text))
     rundir.write_atomic(directory.pg_stats_path, server_csv.pg_stats_csv([(evidence.before, evidence.after)]))
-    rundir.write_atomic(
-        directory.endpoint_statements_path,
-        server_csv.endpoint_statements_csv(attribution.attribute(evidence.servers.statements, evidence.requests)),
-    )
     rundir.write_atomic(directory.pg_scans_path, server_csv.pg_scans_csv(evidence.servers))
-    if result.slow is not None:
-        rundir.write_atomic(directory.slow_queries_path, slow_statements.csv_text(result.slow))
     directory.write_tables(tables.csv_texts(tables.run_tables(result)))
     directory.write_report(report.render_run(result, rundir.evidence_sha256([directory])))
     return result

@@ -1,15 +1,10 @@
-"""What the servers did, as CSV files: the specification's statements (pg_stats) and scans per table (pg_scans), and
-the statements of each endpoint.
-
-Pure: no I/O.
-"""
+"""The specification's own CSV files: statements (pg_stats) and scans per table (pg_scans). Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
 
-from harness.attribution import Attribution
 from harness.csv_text import csv_text
 from harness.model import ServerDelta, Snapshot
 from harness.server_metrics import share_pct
@@ -49,45 +44,6 @@ def _pg_stats_row(one: Activity) -> tuple[object, ...]:
         one.counters["rows"],
         _round(share_pct(hit, hit + read)),
         one.role,
-    )
-
-
-def endpoint_statements_csv(found: Attribution) -> str:
-    """Which endpoint ran which statements how often, the most calls of each first. Columns per request are empty where
-    the load generator sent none."""
-
-    def ratio(part: float, whole: int) -> float | None:
-        return round(part / whole, 4) if whole else None
-
-    return csv_text(
-        (
-            "endpoint",
-            "requests",
-            "calls",
-            "calls_per_request",
-            "rows_per_call",
-            "blocks_per_call",
-            "mean_ms",
-            "fingerprint",
-            "name",
-            "query_preview",
-        ),
-        (
-            (
-                endpoint.endpoint,
-                endpoint.requests,
-                one.calls,
-                ratio(one.calls, endpoint.requests),
-                ratio(one.rows, one.calls),
-                ratio(one.shared_blks_hit + one.shared_blks_read, one.calls),
-                ratio(one.total_ms, one.calls),
-                one.fingerprint,
-                one.name,
-                preview(one.query, 120),
-            )
-            for endpoint in found.endpoints
-            for one in endpoint.statements
-        ),
     )
 
 

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from harness import statement_log
-from harness.csv_text import csv_text as csv_of
 from harness.model import LoggedStatement, SlowStatement, SlowStatements, StatementDelta, StatementLog
 
 # C-009: queries below 100 ms; the specification's log_min_duration_statement.
@@ -54,24 +53,4 @@ def inventory(logs: Sequence[StatementLog | None], deltas: Iterable[StatementDel
         logged=sum(len(log.statements) for log in known),
         executed=sum(float(statement_log.weights(log).sum()) for log in known) if even else None,
         rows=tuple(sorted(rows, key=lambda row: (-row.total_ms, row.user, row.fingerprint))),
-    )
-
-
-def csv_text(slow: SlowStatements) -> str:
-    """One row per statement and login, the most total time first."""
-    return csv_of(
-        ("user", "endpoints", "fingerprint", "count", "total_ms", "mean_ms", "max_ms", "query"),
-        (
-            (
-                row.user,
-                "; ".join(row.endpoints),
-                row.fingerprint,
-                row.count,
-                round(row.total_ms, 3),
-                round(row.total_ms / row.count, 3),
-                round(row.max_ms, 3),
-                row.query,
-            )
-            for row in slow.rows
-        ),
     )

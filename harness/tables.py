@@ -31,7 +31,6 @@ from harness.model import (
     RunMeta,
     RunResult,
     SlowStatement,
-    StatementComparison,
     StatementDelta,
     StatementPlan,
     TableDelta,
@@ -39,7 +38,9 @@ from harness.model import (
     TimeBucket,
     Verdict,
 )
+from harness.report_statements import statement_changes_of
 from harness.server_metrics import PoolUse, pool_use
+from harness.statement_changes import StatementChange
 
 DATABASE_COUNTERS = (
     "elapsed_s",
@@ -98,6 +99,21 @@ def run_tables(result: RunResult) -> dict[str, Table]:
                 "ms_per_request",
             ),
             tuple(_use_row(one) for one in found.endpoints),
+        ),
+        "endpoint_statements": Table(
+            (
+                "endpoint",
+                "requests",
+                "calls",
+                "calls_per_request",
+                "rows_per_call",
+                "blocks_per_call",
+                "mean_ms",
+                "fingerprint",
+                "name",
+                "query",
+            ),
+            tuple(_endpoint_statement_row(use, one) for use in found.endpoints for one in use.statements),
         ),
         "slow_statements": _table(SlowStatement, result.slow.rows if result.slow else (), leave_out={"plan"}),
         "plans": _table(QueryPlan, plans.critical if plans else (), leave_out={"scans"}),
@@ -176,7 +192,9 @@ def benchmark_tables(benchmark: Benchmark) -> dict[str, Table]:
                 for metric, effect in one.effects.items()
             ],
         ),
-        "statement_comparison": _table(StatementComparison, benchmark.statements),
+        "statement_comparison": _table(
+            StatementChange, statement_changes_of(benchmark.day31, benchmark.day40, benchmark.statements)
+        ),
         "runs": Table(RUN_COLUMNS, tuple(_run_row(run.meta) for run in benchmark.runs)),
     }
 
@@ -189,6 +207,21 @@ def _use_row(one: attribution.EndpointUse) -> tuple[object, ...]:
     use = one.use
     amounts = (None,) * 5 if use is None else (use.calls, use.rows, use.blocks, use.wal_bytes, use.total_ms)
     return (one.endpoint, one.requests, *(None if n is None else one.per_request(n) for n in amounts))
+
+
+def _endpoint_statement_row(use: attribution.EndpointUse, one: StatementDelta) -> tuple[object, ...]:
+    blocks = one.shared_blks_hit + one.shared_blks_read
+    per_call = [amount / one.calls if one.calls else None for amount in (one.rows, blocks, one.total_ms)]
+    return (
+        use.endpoint,
+        use.requests,
+        one.calls,
+        use.per_request(one.calls),
+        *per_call,
+        one.fingerprint,
+        one.name,
+        one.query,
+    )
 
 
 def _environment(meta: RunMeta) -> Iterator[tuple[object, ...]]:

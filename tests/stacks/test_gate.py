@@ -276,7 +276,7 @@ def test_a_benchmark_that_was_interrupted_is_resumed_and_whole(
         assert side.slow is not None
         assert side.slow.logged == query_p95.count
     for run in runs:
-        assert run.slow_queries_path.read_text().startswith("user,endpoints,fingerprint,count,")
+        assert (run.path / "csv/slow_statements.csv").read_text().startswith("user,fingerprint,query,endpoints,count,")
     assert benchmark.day40.servers is not None
     assert benchmark.day40.servers.cache is not None
     assert benchmark.day40.servers.cache.lookups > 0

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.endpoints import ENDPOINTS, role
-from harness import attribution, server_csv, server_metrics
+from harness import attribution, server_metrics
 from harness.attribution import Use, attribute, completeness, growth_per_record, n_plus_one, per_request, without_case
 from harness.model import Estimate, OdooUse, StatementDelta
 from harness.statements import over_endpoints, service_of
@@ -179,12 +179,3 @@ def test_every_counter_that_saw_the_load_is_held_against_what_is_known() -> None
     }
     without = completeness(replace(servers, pools=None, api_sql_calls={}), found, None)
     assert [one.what for one in without] == list(accounts)[:2] + list(accounts)[4:5]
-
-
-def test_the_table_of_an_endpoints_statements() -> None:
-    found = attribute([used(READ, 60, BY_ID), used(TAG, 3)], {READ: 8})
-    header, *lines = server_csv.endpoint_statements_csv(found).splitlines()
-    assert header.startswith("endpoint,requests,calls,calls_per_request,rows_per_call,blocks_per_call,mean_ms,")
-    assert lines[0].startswith(f"{TAG},0,3,,1.0,11.0,2.0,")
-    assert lines[1].startswith(f"{READ},8,60,7.5,1.0,11.1,2.0,")
-    assert lines[1].endswith(f",{BY_ID}")

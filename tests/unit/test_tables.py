@@ -61,6 +61,8 @@ def test_the_figures_are_those_of_the_page():
     assert [row["outcome"] for row in as_dicts(found["verdicts"])] == [one.outcome for one in result.verdicts]
     use = {row["endpoint"]: row for row in as_dicts(found["endpoint_database_use"])}
     assert use[built.DAILY]["calls_per_request"] == 120 / 900
+    (daily,) = (row for row in as_dicts(found["endpoint_statements"]) if row["endpoint"] == built.DAILY)
+    assert (daily["calls"], daily["calls_per_request"]) == (120, 120 / 900)
     assert ("blks_hit", 99_500) in found["database"].rows
 
 
