@@ -193,11 +193,16 @@ class _Case:
         """How many requests, of latency successes, the run has to show."""
         if self.observed is not None:
             return self.observed.count
-        requests = self.metrics.get("requests", {}).get(self.name)
         failed = self.metrics.get("failure_ratio", {}).get(self.name)
-        if requests is None or self.limit.metric not in LATENCIES:
+        if self.limit.metric not in LATENCIES:
             return 0
-        return requests.value * (1 - (failed.value if failed else 0.0))
+        return self.answered * (1 - (failed.value if failed else 0.0))
+
+    @property
+    def answered(self) -> float:
+        """How many requests the run had, whatever became of them."""
+        requests = self.metrics.get("requests", {}).get(self.name)
+        return 0 if requests is None else requests.value
 
     @property
     def known(self) -> list[Estimate]:
@@ -227,6 +232,11 @@ class _Case:
 def _judge(case: _Case) -> Verdict:
     known, observed = case.known, case.observed
     one_of_many = case.limit.selector == "*" and case.name is not None
+    if observed is None and case.limit.metric not in LATENCIES and case.answered:
+        why = (
+            f"no figure, though {case.answered:,.0f} requests were answered: see the doubts on the servers' statistics"
+        )
+        return case.verdict("no_data", why)
     if not known:
         if observed is None and one_of_many:
             return case.verdict("not_applicable", "neither run can say")
@@ -274,14 +284,21 @@ def _pooled(known: Sequence[Estimate]) -> Estimate:
 
 
 def _misses_error(case: _Case) -> float | None:
-    """Relative standard error of how the two sides' numbers of cache misses compare: binomial where there are fewer
-    calls than requests, 0 where each request makes one or more. None if the baseline made no call."""
+    """Relative standard error of how the two sides' numbers of calls compare: binomial where there are fewer calls than
+    requests (a cache's misses), as of Poisson counts where there are more and not the same for each request (misses of
+    several calls, cases of unlike ones), 0 where each request makes as many. None if the baseline made no call."""
     of_run = case.metrics.get(CALLS, {}).get(case.name)
     of_baseline = list(case.of_baseline(CALLS))
     if of_baseline and not any(one.value for one in of_baseline):
         return None
     sides = [*([_pooled(of_baseline)] if of_baseline else []), *([of_run] if of_run and of_run.value else [])]
-    return math.sqrt(sum(max(0.0, 1 - one.value) / (one.value * one.count) for one in sides))
+    return math.sqrt(sum(_call_variance(one.value) / (one.value**2 * one.count) for one in sides))
+
+
+def _call_variance(calls_per_request: float) -> float:
+    if calls_per_request < 1:
+        return calls_per_request * (1 - calls_per_request)
+    return 0.0 if calls_per_request == round(calls_per_request) else calls_per_request
 
 
 # --- latency -------------------------------------------------------------------------------------------------------

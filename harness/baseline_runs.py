@@ -18,10 +18,11 @@ def asked(
     *,
     limits: Sequence[str] = (),
     historical: bool = False,
+    judged: RunDir | None = None,
 ) -> Baseline | None:
-    """What the command line asks for; None = no baseline. Raises InputError."""
+    """What the command line asks for; None = no baseline. judged: as in `read`. Raises InputError."""
     if paths:
-        return read(paths, profile, limits=limits, historical=historical)
+        return read(paths, profile, limits=limits, historical=historical, judged=judged)
     if limits or historical:
         raise InputError("--baseline-limit and --historical go with --baseline DIR; add it, or leave them out")
     return None
@@ -33,14 +34,15 @@ def read(
     *,
     limits: Sequence[str] = (),
     historical: bool = False,
+    judged: RunDir | None = None,
 ) -> Baseline:
-    """The baseline of `paths`: runs, or folders of runs such as a benchmark, of which those of `profile` count. limits:
-    as in `harness.baseline`. The noise floor is that of the last run's conditions, if this machine has one. Raises
-    InputError unless every run can be judged."""
+    """The baseline of `paths`: runs, or folders of runs such as a benchmark, of which those of `profile` count, and not
+    the run to be judged, which would always be as good as itself. limits: as in `harness.baseline`. The noise floor is
+    that of the last run's conditions, if this machine has one. Raises InputError unless every run can be judged."""
     parsed = baseline.parse_limits(limits)
     runs = []
     floor_pct: dict[str, float] = {}
-    for directory in [run for path in paths for run in _runs(path, profile)]:
+    for directory in [run for path in paths for run in _runs(path, profile, judged)]:
         try:
             evidence = runner.read(directory)
             runs.append(baseline.of_run(runner.side([evidence], evidence.meta.scenario, evidence.meta)))
@@ -53,12 +55,18 @@ def read(
     return Baseline(rundir.SCHEMA_VERSION, tuple(runs), parsed, historical, floor_pct)
 
 
-def _runs(path: Path, profile: Profile) -> list[RunDir]:
+def _runs(path: Path, profile: Profile, judged: RunDir | None) -> list[RunDir]:
+    itself = None if judged is None else judged.path.resolve()
     if rundir.is_run(path):
+        if path.resolve() == itself:
+            raise InputError(f"--baseline: {path}: is the run to be judged; name another one")
         return [RunDir(path)]
-    found = [run for run in rundir.runs_within(path) if run.read_meta().profile == profile]
+    others = [run for run in rundir.runs_within(path) if run.path.resolve() != itself]
+    found = [run for run in others if run.read_meta().profile == profile]
     if not found:
-        raise InputError(f"--baseline: {path}: no run of {profile} in it; name a run directory or a folder of them")
+        raise InputError(
+            f"--baseline: {path}: no other run of {profile} in it; name a run directory or a folder of them"
+        )
     return found
 
 

@@ -222,7 +222,7 @@ def judge(directory: BenchmarkDir) -> Judged:
         rundir.write_atomic(directory.path / f"{profile}_pg_stats.csv", table)
     pairs = len(counted.pairs)
     noise_floor, doubts = floor_for(directory, day40.meta, pairs)
-    paired = effects.paired(results.values())
+    paired = effects.paired(results.values(), [pair + 1 for pair in counted.pairs])
     found = effects.effects(paired.pairs, noise_floor)
     endpoints = compare.endpoints(day31.summary, day40.summary, found)
     pooled = compare.pooled(day31.summary, day40.summary, found)
@@ -251,7 +251,7 @@ def judge(directory: BenchmarkDir) -> Judged:
     )
     directory.write(benchmark)
     directory.write_tables(tables.csv_texts(tables.benchmark_tables(benchmark)))
-    digest = rundir.evidence_sha256(tuple(directory.runs().values()))
+    digest = rundir.evidence_sha256(tuple(directory.runs().values()), directory.evidence_paths())
     directory.write_report(report.render_benchmark(benchmark, digest))
     of_runs = tuple(f"{one.meta.run_id}: {reason}" for one in evidence for reason in one.meta.reasons)
     reasons = (*counted.reasons, *of_runs)
@@ -261,31 +261,38 @@ def judge(directory: BenchmarkDir) -> Judged:
 
 def _interrupted(directory: BenchmarkDir) -> tuple[str, ...]:
     aside = directory.aside()
-    text = (
-        f"Interrupted: {', '.join(aside)}, kept in aside/ and not counted; their pairs are to be made again as a whole."
-    )
+    text = f"Interrupted: {', '.join(aside)}, kept in aside/ and not counted; their pairs are made again as a whole."
     return (text,) if aside else ()
 
 
 def floor_for(directory: BenchmarkDir, like: RunMeta, pairs: int) -> tuple[NoiseFloor | None, tuple[str, ...]]:
-    """The noise floor to judge by, and the doubt where there is none. The machine's is copied into the directory, so
-    that a later report is made from files alone."""
+    """The noise floor to judge by, and the doubt where there is none. The machine's is copied into the directory when
+    this is judged first; afterwards only the directory counts, so that what was signed stays as it was."""
     floor, home = directory.read_noise_floor(), provision.cache_root()
     if floor is not None and (found := noise.unlike(floor, like)):
         return None, (f"Noise floor: the one beside the runs is of others: {'; '.join(map(str, found))}. Remove it.",)
-    if floor is None and (floor := noise.read(home, like)) is not None:
+    judged_before = directory.was_judged()
+    if floor is None and not judged_before and (floor := noise.read(home, like)) is not None:
         directory.write_noise_floor(floor)
     if floor is not None or pairs < benchmark_plan.PAIRS:
         return floor, ()
-    why = noise.why_none(home, like)
+    why = "none was at hand when this was judged first" if judged_before else noise.why_none(home, like)
     return None, (f"Noise floor: {why}; effects are held against the least that counts anywhere. {noise.REMEDY}.",)
 
 
 def _side(runs: Sequence[Evidence]) -> RunResult:
     first, last = runs[0].meta, runs[-1].meta
     aborted = "; ".join(f"{one.meta.run_id}: {one.meta.aborted}" for one in runs if one.meta.aborted) or None
-    name = f"{first.profile}: {len(runs)} runs"
-    meta = dataclasses.replace(first, run_id=name, ended_at=last.ended_at, aborted=aborted)
+    invalid = [one.meta for one in runs if one.meta.state != "complete" or one.meta.reasons]
+    meta = dataclasses.replace(
+        first,
+        run_id=f"{first.profile}: {len(runs)} runs",
+        state="invalid" if invalid else "complete",
+        reasons=tuple(f"{one.run_id}: {reason}" for one in invalid for reason in one.reasons or (one.state,)),
+        ended_at=last.ended_at,
+        aborted=aborted,
+        counts=None,
+    )
     return runner.side(runs, first.scenario, meta)
 
 
@@ -306,7 +313,8 @@ def measure_noise(directory: BenchmarkDir) -> tuple[NoiseFloor, Path]:
     results = {number: runner.write_judgement(runs[number], one) for number, one in counted.evidence.items()}
     if counted.reasons:
         raise RunInvalid(f"{directory.path}: {'; '.join(counted.reasons)}")
-    if found := [f"{one.meta.run_id}: {reason}" for one in results.values() for reason in one.meta.reasons]:
+    faults = {one.meta.run_id: (*one.meta.reasons, *filter(None, [one.meta.aborted])) for one in results.values()}
+    if found := [f"{name}: {fault}" for name, of_run in faults.items() for fault in of_run]:
         raise RunInvalid(f"{directory.path}: {_first_few(found)}; measure the noise again")
     last = list(results.values())[-1].meta
     pairs = [(results[a], results[b]) for a, b in map(benchmark_plan.sides, counted.pairs)]

@@ -509,13 +509,15 @@ def _report(arguments: argparse.Namespace) -> int:
         try:
             session = rundir.BenchmarkDir(directory)
             if rundir.is_benchmark(directory):
-                if benchmark.is_noise(session):
-                    codes.append(_show_noise(session))
-                    continue
-                if arguments.baseline:
+                if arguments.baseline or arguments.baseline_limit or arguments.historical:
                     raise InputError(
                         f"{directory}: a benchmark has its own other side; give --baseline with runs alone"
                     )
+                if benchmark.is_noise(session):
+                    if arguments.screenshot:
+                        raise InputError(f"{directory}: a noise session has no report; leave --screenshot out")
+                    codes.append(_show_noise(session))
+                    continue
                 judged = benchmark.judge(session)
             else:
                 run = runner.open_run(directory)
@@ -524,6 +526,7 @@ def _report(arguments: argparse.Namespace) -> int:
                     run.read_meta().profile,
                     limits=arguments.baseline_limit,
                     historical=arguments.historical,
+                    judged=run,
                 )
                 if held is not None:
                     baseline_runs.attach(run, held)

@@ -24,6 +24,7 @@ from harness.model import (
     StatementPlan,
     Summary,
     TargetRow,
+    TargetStatus,
     Threshold,
 )
 from harness.server_metrics import pool_use, seq_scan_shares
@@ -181,7 +182,10 @@ def targets(day31: RunResult, day40: RunResult) -> tuple[TargetRow, ...]:
     """The specification's §5.2, all seven rows whatever was measured. Without data on day40 a target is not met."""
     rows = []
     for target in TARGETS:
+        status: TargetStatus
         actual, note, status = _judge(target, day40)
+        if target is REDIS and status in ("pass", "fail") and (why := _still_filling(day40)):
+            note, status = f"{note}; {why}", "not_shown"
         rows.append(
             TargetRow(
                 metric=target.label,
@@ -199,6 +203,23 @@ def targets(day31: RunResult, day40: RunResult) -> tuple[TargetRow, ...]:
 
 def criteria(result: RunResult) -> tuple[CriterionRow, ...]:
     """The specification's §1.2, all eight rows: what load showed, and why the rest was not measured."""
+    return tuple(
+        row if (status := trusted(row.status, result)) == row.status else replace(row, status=status, note=_UNTRUSTED)
+        for row in _criteria(result)
+    )
+
+
+_UNTRUSTED = "the run is invalid, or was ended early: its figures show nothing"
+
+
+def trusted(status: CriterionStatus, result: RunResult) -> CriterionStatus:
+    """What an invalid run, or one that was ended early, seems to meet is not shown."""
+    meta = result.meta
+    broken = meta.state != "complete" or bool(meta.reasons) or meta.aborted is not None
+    return "not_shown" if broken and status == "pass" else status
+
+
+def _criteria(result: RunResult) -> tuple[CriterionRow, ...]:
     drill = "no {} drill belongs to a load run"
     no_panel = "no Grafana runs beside the stack"
     return (
@@ -353,17 +374,22 @@ def _archive_lag(result: RunResult) -> CriterionRow:
 
 
 def _warm(row: CriterionRow, result: RunResult) -> CriterionRow:
+    why = _still_filling(result) if row.status in ("pass", "fail") else None
+    return row if why is None else replace(row, status="not_shown", note=f"{row.note}; {why}")
+
+
+def _still_filling(result: RunResult) -> str | None:
     """Entries live 300 s: what is counted in less shows the cache filling, neither kept nor missed after warm-up."""
-    if row.status not in ("pass", "fail") or _sustained_s(result) >= TARGET_DURATION_S:
-        return row
-    note = f"{row.note}; {_sustained_s(result):.0f} s show a cache that fills, `sustained` judges it"
-    return replace(row, status="not_shown", note=note)
+    if _sustained_s(result) >= TARGET_DURATION_S:
+        return None
+    return f"{_sustained_s(result):.0f} s show a cache that fills, `sustained` judges it"
 
 
 def _sustained_s(result: RunResult) -> float:
     """How long the scenario's users were held without a break: of several runs, in the shortest; a ramp holds none."""
     asked = result.meta.scenario
-    return 0.0 if asked.load == "stages" else min(asked.duration_s, result.summary.counted_s)
+    held = asked.load != "stages" and result.meta.aborted is None
+    return min(asked.duration_s, result.summary.counted_s) if held else 0.0
 
 
 def _users_text(asked: Scenario) -> str:

@@ -66,8 +66,9 @@ class Paired:
     left_out: tuple[str, ...]
 
 
-def paired(runs: Iterable[RunResult]) -> Paired:
-    """Runs in the order they were made: the i-th of day31 and the i-th of day40 are a pair.
+def paired(runs: Iterable[RunResult], numbers: Sequence[int] = ()) -> Paired:
+    """Runs in the order they were made: the i-th of day31 and the i-th of day40 are a pair. numbers: what the pairs are
+    called, where some are missing; from 1 otherwise.
 
     Both must be complete: a run that is invalid or that a limit ended early drops its pair. A last run without its
     partner is left out.
@@ -75,7 +76,8 @@ def paired(runs: Iterable[RunResult]) -> Paired:
     made = list(runs)
     day31, day40 = ([run for run in made if run.meta.profile == profile] for profile in PROFILES)
     whole, left_out = [], []
-    for number, pair in enumerate(zip(day31, day40, strict=False), 1):
+    whole_pairs = list(zip(day31, day40, strict=False))
+    for number, pair in zip(numbers or range(1, len(whole_pairs) + 1), whole_pairs, strict=True):
         faults = [f"{run.meta.profile}'s run {fault}" for run in pair if (fault := _fault(run))]
         if faults:
             left_out.append(f"pair {number}: {', '.join(faults)}")
@@ -111,6 +113,14 @@ def _figures(run: RunResult) -> Figures:
     return found
 
 
+def _with_silent(figures: Figures, called: Sequence[str]) -> Figures:
+    """Of endpoints that the run finished no request of, while others were: their throughput is 0, which is a figure."""
+    if "throughput_rps" not in figures.get(ALL_ENDPOINTS, {}):
+        return figures
+    silent: Figures = {name: {"throughput_rps": 0.0} for name in called if name not in figures}
+    return {**figures, **silent}
+
+
 def _sampled(row: EndpointStats, counted_s: float) -> dict[EffectMetric, float]:
     found: dict[EffectMetric, float] = {}
     if row.latency is not None and row.latency.p50_ms is not None:
@@ -129,7 +139,7 @@ def _database(run: RunResult) -> dict[str, dict[EffectMetric, float]]:
     include what ran outside of any."""
     statements = run.servers.statements if run.servers is not None else ()
     known = attribution.attribute(statements, run.requests)
-    if not statements or known.lower_bound:
+    if not statements or known.lower_bound or (run.servers is not None and run.servers.statements_lost):
         return {}
     uses = [(one.endpoint, one.use, one.requests) for one in known.endpoints]
     uses.append((ALL_ENDPOINTS, attribution.total(statements), sum(run.requests.values())))
@@ -164,6 +174,7 @@ def effects(pairs: Sequence[Pair], floor: NoiseFloor | None) -> Effects:
     called = sorted(
         {row.endpoint for pair in pairs for run in pair for row in run.summary.endpoints if row.endpoint is not None}
     )
+    sides = [(_with_silent(before, called), _with_silent(after, called)) for before, after in sides]
     methods = sorted({attribution.without_case(name) for name in called})
     least = least_pairs(len(called))
     found: dict[str, dict[EffectMetric, Effect]] = {name: {} for name in (*called, ALL_ENDPOINTS)}
@@ -277,7 +288,7 @@ def _effect(
             verdict = "equivalent"
     needed = None
     if verdict == "inconclusive":
-        needed = _pairs_needed(differences, math.log1p(floor / 100) if relative else floor, family, least, made)
+        needed = _pairs_needed(differences, _log_floor(floor, change) if relative else floor, family, least, made)
     return Effect(
         change=change,
         low=low,
@@ -290,6 +301,13 @@ def _effect(
         pairs_needed=needed,
         note=f"{made - count} of {made} pairs lack it" if count < made else "",
     )
+
+
+def _log_floor(floor_pct: float, change_pct: float) -> float:
+    """The floor as a distance in logarithms, on the change's side: to halve is further from 0 than to add half."""
+    if change_pct >= 0:
+        return math.log1p(floor_pct / 100)
+    return -math.log1p(-floor_pct / 100) if floor_pct < 100 else math.inf
 
 
 def _shown(difference: float | None, relative: bool) -> float | None:
@@ -315,7 +333,7 @@ def _pairs_needed(differences: Sequence[float], floor: float, family: int, least
         beyond = abs(change) > floor
         distance = abs(change) if beyond else floor - abs(change)
         spread = float(np.std(differences, ddof=1))
-        if spread > MOST_PAIRS * distance:
+        if math.isinf(floor) or spread > MOST_PAIRS * distance:
             return None
         z = _z(1 - (ALPHA / family if beyond else ALPHA) / 2) + _z(POWER)
         estimate = (z * spread / distance) ** 2 * math.pi / 3 if spread else 0.0

@@ -730,6 +730,10 @@ class StatementComparison:
     day40_calls_per_request: float | None
 
 
+# not_shown: the value is of a load that cannot show whether the target is met.
+TargetStatus = Literal["pass", "fail", "no_data", "not_shown"]
+
+
 @dataclass(frozen=True, slots=True)
 class TargetRow:
     """One row of the specification's §5.2 table. baseline/actual None = cannot say; note says why or how measured."""
@@ -741,7 +745,7 @@ class TargetRow:
     baseline_note: str
     actual: Estimate | None
     actual_note: str
-    status: Literal["pass", "fail", "no_data"]
+    status: TargetStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,10 +73,13 @@ def _cpu_model() -> str:
 
 def commit() -> dict[str, str]:
     """The checkout's commit, with "-dirty" when files differ from it; empty outside a repository."""
-    git = ["git", "-C", str(CHECKOUT)]
+    # in a CI container the checkout may be another user's
+    git = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", str(CHECKOUT)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return {}
     if head.returncode != 0:

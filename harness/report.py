@@ -97,7 +97,7 @@ REQUIREMENTS = (
     ("C-001", "Database design, schema performance", "the tuned settings read back, pool utilisation, statements"),
     ("C-003", "Data dictionary, field-level indexing", "sequential scans per table, mean times of the named queries"),
     ("C-009", "Performance, queries below 100 ms", "latency per endpoint, slow statements, buffer and result cache"),
-    ("C-010", "Backup and recovery", "not shown: no backup, restore or failover belongs to a load run"),
+    ("C-010", "Backup and recovery", "WAL archive lag (RPO); restore and failover are not shown"),
     ("C-011", "Database security", "not shown: judged by tests, not by load"),
     ("C-012", "Monitoring and alerting", "not shown: no dashboard runs beside the stack"),
     ("C-014", "Data migration", "not shown: no migration belongs to a load run"),

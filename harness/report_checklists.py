@@ -7,7 +7,7 @@ where it is; it never counts as met.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fixtures.indexes import day32
 from harness import compare
@@ -34,7 +34,8 @@ class ChecklistRow:
 
 def acceptance(result: RunResult) -> tuple[ChecklistRow, ...]:
     """All twelve items of §5.3, in its order."""
-    return tuple(ChecklistRow(requirement, item, *judge(result)) for requirement, item, judge in _ITEMS)
+    rows = (ChecklistRow(requirement, item, *judge(result)) for requirement, item, judge in _ITEMS)
+    return tuple(replace(row, status=compare.trusted(row.status, result)) for row in rows)
 
 
 # --- the items that load shows -------------------------------------------------------------------------------------
@@ -93,7 +94,8 @@ def _pool(result: RunResult) -> Judgement:
 
 
 def _load(result: RunResult) -> Judgement:
-    outcomes = [verdict.outcome for verdict in result.verdicts if verdict.outcome != "not_applicable"]
+    undecided = ("not_applicable", "cannot_say")
+    outcomes = [verdict.outcome for verdict in result.verdicts if verdict.outcome not in undecided]
     text = f"Locust in K6's place: {outcomes.count('pass')} of {len(outcomes)} limits met"
     if result.meta.state != "complete" or result.meta.reasons:
         return "fail", f"{text}; the run is invalid"

@@ -97,7 +97,9 @@ def _signed_pct(pct: float) -> str:
 
 
 def _signed(value: float, metric: EffectMetric) -> str:
-    return (MINUS if value < 0 else "+") + figure(abs(value), METRICS[metric][1])
+    """An absolute change; of a ratio in points, as a change in percent would be relative."""
+    size = f"{100 * abs(value):.2f} points" if METRICS[metric][1] == "ratio" else figure(abs(value), METRICS[metric][1])
+    return (MINUS if value < 0 else "+") + size
 
 
 def conclusion(paired: Paired, endpoints: int) -> str:
@@ -122,7 +124,7 @@ def effect_lines(benchmark: Benchmark) -> tuple[str, ...]:
     if improved:
         most = min(improved, key=lambda row: (row.effects["p50_ms"].change or 0.0, row.endpoint))
         lines.append(f"Most improved: {most.endpoint}, p50 {_whole(most.effects['p50_ms'], 'p50_ms')}.")
-    return (*lines, *_regressed_lines(benchmark.endpoints))
+    return (*lines, *_regressed_lines(_comparisons(benchmark)))
 
 
 def _metric_line(metric: EffectMetric, benchmark: Benchmark) -> str:

@@ -125,15 +125,19 @@ def _not_met_text(verdict: Verdict) -> str:
 
 def _target_count(benchmark: Benchmark) -> str:
     met = sum(row.status == "pass" for row in benchmark.targets)
-    return f"Specification's targets (§5.2): {met} of {len(benchmark.targets)} met."
+    not_shown = sum(row.status == "not_shown" for row in benchmark.targets)
+    rest = f", {not_shown} not shown" if not_shown else ""
+    return f"Specification's targets (§5.2): {met} of {len(benchmark.targets)} met{rest}."
 
 
 def _criteria_count(result: RunResult) -> str:
     statuses = [row.status for row in compare.criteria(result)]
     missed, unmeasured = statuses.count("fail"), statuses.count("not_measured")
+    rest = len(statuses) - statuses.count("pass") - missed - unmeasured
+    not_shown = f"{rest} not shown, " if rest else ""
     return (
         f"Specification's criteria (§1.2): {statuses.count('pass')} of {len(statuses)} met, {missed} missed, "
-        f"{unmeasured} not measured by load."
+        f"{not_shown}{unmeasured} not measured by load."
     )
 
 
@@ -170,6 +174,8 @@ def _validity(runs: Sequence[RunResult]) -> tuple[str, ...]:
     if broken:
         return (f"{broken} of {len(runs)} runs invalid." if len(runs) > 1 else "The run is invalid.",)
     name = f"All {len(runs)} runs are" if len(runs) > 1 else "The run is"
+    if any(worker["lost"] for run in runs for worker in (run.meta.counts or {}).get("workers", {}).values()):
+        return (f"{name} valid as the scenario allows it: a worker of the load generator was lost.",)
     return (f"{name} valid: nothing sent was lost, the load generator kept up.",)
 
 

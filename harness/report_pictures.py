@@ -52,7 +52,7 @@ def pictures(
         ],
         "latency_picture": charts.latency_over_time(runs, limit_ms),
         "throughput_picture": charts.throughput_over_time(runs),
-        "statement_picture": charts_servers.statement_times(statements[:BAR_STATEMENTS]),
+        "statement_picture": charts_servers.statement_times(statements[:BAR_STATEMENTS]) if len(sides) > 1 else None,
         "scan_picture": charts_servers.scans_by_table(sides),
         "index_pictures": [
             (side, svg)

@@ -251,8 +251,8 @@ class RunDir:
         return self.path / "pg_scans.csv"
 
     def evidence_paths(self) -> list[Path]:
-        """The files that were measured."""
-        return [path for pattern in _EVIDENCE for path in self.path.glob(pattern)]
+        """The files that were measured, and the figures that they are held against."""
+        return [path for pattern in (*_EVIDENCE, _BASELINE) for path in self.path.glob(pattern)]
 
     def write_tables(self, texts: Mapping[str, str]) -> None:
         """csv/: a file per table of the report."""
@@ -267,14 +267,15 @@ class RunDir:
         return missing if any(map(_has_bytes, self.path.glob(_SAMPLES))) else [*missing, _SAMPLES]
 
 
-def evidence_sha256(runs: Sequence[RunDir]) -> str:
+def evidence_sha256(runs: Sequence[RunDir], beside: Sequence[Path] = ()) -> str:
     """What a signature under a report is for: SHA-256 over the lines "<SHA-256>  <run>/<file>", as sha256sum writes
-    them, of every measured file of the runs by name. Raises InputError."""
-    files = sorted(
+    them, of everything that verdicts rest on, by name: the runs' files, and those `beside` them. Raises InputError."""
+    of_runs = [
         (f"{run.path.name}/{path.relative_to(run.path).as_posix()}", path)
         for run in runs
         for path in run.evidence_paths()
-    )
+    ]
+    files = sorted([*of_runs, *((path.name, path) for path in beside)])
     lines = "".join(f"{_sha256(path)}  {name}\n" for name, path in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -416,6 +417,13 @@ class BenchmarkDir:
         """What effects were judged by, or what the noise session found; None = none was known."""
         path = self.path / _NOISE_FLOOR
         return read_noise_floor(path) if path.exists() else None
+
+    def evidence_paths(self) -> list[Path]:
+        """What was planned, and the noise floor that effects are held against, as far as there is one."""
+        return [path for name in (_PLAN, _NOISE_FLOOR) if (path := self.path / name).exists()]
+
+    def was_judged(self) -> bool:
+        return (self.path / _BENCHMARK).is_file()
 
     @property
     def lock_path(self) -> Path:

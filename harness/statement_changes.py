@@ -174,7 +174,7 @@ def _cause(row: StatementComparison, found: PlanDifference | None) -> str:
     ]
     both = sum(size for size, _ in parts)
     said = [text for size, text in sorted(parts, key=lambda part: -part[0]) if text and size >= MINOR_SHARE * both]
-    return "; ".join(said) or "as before: what differs is within chance"
+    return "; ".join(said) or "as before: what differs is small, or within chance"
 
 
 def _calls_cause(row: StatementComparison, before: StatementDelta, after: StatementDelta) -> str | None:
@@ -217,15 +217,15 @@ def _work(
     words = fold(blocks, "fewer", "more") + " blocks"
     more = blocks > 1
     more_wal = wal is not None and not _flat(wal, BLOCKS_FLAT) and (wal > 1) == more
+    if more != slower:
+        reason = "likely contention (CPU, locks, waits)" if slower else "likely less contention, or less to compute"
+        or_plan = "another plan, or " if found is None else ""
+        return f"{words} and yet {'slower' if slower else 'faster'}: {or_plan}{reason}"
     if _INSERTS.match(after.query) or (_WRITES.match(after.query) and more_wal):
         with_wal = f", {fold(wal, 'less', 'more')} WAL" if wal is not None and more_wal else ""
         return f"{'more' if more else 'fewer'} indexes or checks for each row ({words}{with_wal})"
     if rows is not None and not _flat(rows, BLOCKS_FLAT) and (rows > 1) == more:
         return f"{fold(rows, 'fewer', 'more')} rows per call ({words})"
-    if more != slower:
-        reason = "likely contention (CPU, locks, waits)" if slower else "likely less contention, or less to compute"
-        or_plan = "another plan, or " if found is None else ""
-        return f"{words} and yet {'slower' if slower else 'faster'}: {or_plan}{reason}"
     return f"{words}: {'likely another plan' if found is None else 'other values, or other tables, in the same plan'}"
 
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import psutil
 
@@ -372,7 +373,7 @@ def browser(say: Say) -> Path:
         return Path(installed)
     root = cache_root()
     _make_root(root)
-    folder = root / "parts/chromium"
+    folder = root / "parts/chromium-and-fonts"
     with locked(root / "browser.lock"):
         if not folder.exists():
             say("fetching Chromium for the report's tests (about 150 MB)")
@@ -388,9 +389,17 @@ def browser(say: Say) -> Path:
                 places += [place / "pulseaudio" for place in places]
                 libraries = ":".join(str(folder / place.relative_to(scratch)) for place in places)
                 start = scratch / "chromium"
-                fonts, program = shlex.quote(f"{folder}/etc/fonts"), shlex.quote(f"{folder}/usr/lib/chromium/chromium")
+                program = shlex.quote(f"{folder}/usr/lib/chromium/chromium")
+                # Debian's own names /usr/share/fonts, which a machine may not have: here also those fetched
+                fonts = scratch / "fonts.conf"
+                fonts.write_text(
+                    '<?xml version="1.0"?>\n<!DOCTYPE fontconfig SYSTEM "fonts.dtd">\n<fontconfig>\n'
+                    f"<dir>/usr/share/fonts</dir><dir>{escape(str(folder))}/usr/share/fonts</dir>\n"
+                    f"<cachedir>{escape(str(folder))}/fontcache</cachedir>\n</fontconfig>\n"
+                )
                 start.write_text(
-                    f"#!/bin/sh\nexport LD_LIBRARY_PATH={shlex.quote(libraries)}\nexport FONTCONFIG_PATH={fonts}\n"
+                    f"#!/bin/sh\nexport LD_LIBRARY_PATH={shlex.quote(libraries)}\n"
+                    f"export FONTCONFIG_FILE={shlex.quote(f'{folder}/{fonts.name}')}\n"
                     f'exec {program} "$@"\n'
                 )
                 start.chmod(0o755)

@@ -93,7 +93,7 @@ def test_names_are_text_whatever_they_contain():
 
 def test_without_data_there_is_no_picture():
     empty = built.without_data("day40")
-    rows = compare.endpoints(empty.summary, empty.summary, 1)
+    rows = compare.endpoints(empty.summary, empty.summary, {})
     assert charts.latency_over_time([empty], 200.0) is None
     assert charts.throughput_over_time([empty]) is None
     assert charts.p95_by_endpoint(rows, 200.0) is None
