@@ -292,13 +292,14 @@ def _misses_error(case: _Case) -> float | None:
     if of_baseline and not any(one.value for one in of_baseline):
         return None
     sides = [*([_pooled(of_baseline)] if of_baseline else []), *([of_run] if of_run and of_run.value else [])]
-    return math.sqrt(sum(_call_variance(one.value) / (one.value**2 * one.count) for one in sides))
+    return math.sqrt(sum(_call_dispersion(one.value) / (one.value * one.count) for one in sides))
 
 
-def _call_variance(calls_per_request: float) -> float:
+def _call_dispersion(calls_per_request: float) -> float:
+    """Variance of a request's number of calls / its mean."""
     if calls_per_request < 1:
-        return calls_per_request * (1 - calls_per_request)
-    return 0.0 if calls_per_request == round(calls_per_request) else calls_per_request
+        return 1 - calls_per_request
+    return 0.0 if calls_per_request == round(calls_per_request) else 1.0
 
 
 # --- latency -------------------------------------------------------------------------------------------------------

@@ -113,14 +113,6 @@ def _figures(run: RunResult) -> Figures:
     return found
 
 
-def _with_silent(figures: Figures, called: Sequence[str]) -> Figures:
-    """Of endpoints that the run finished no request of, while others were: their throughput is 0, which is a figure."""
-    if "throughput_rps" not in figures.get(ALL_ENDPOINTS, {}):
-        return figures
-    silent: Figures = {name: {"throughput_rps": 0.0} for name in called if name not in figures}
-    return {**figures, **silent}
-
-
 def _sampled(row: EndpointStats, counted_s: float) -> dict[EffectMetric, float]:
     found: dict[EffectMetric, float] = {}
     if row.latency is not None and row.latency.p50_ms is not None:
@@ -174,7 +166,6 @@ def effects(pairs: Sequence[Pair], floor: NoiseFloor | None) -> Effects:
     called = sorted(
         {row.endpoint for pair in pairs for run in pair for row in run.summary.endpoints if row.endpoint is not None}
     )
-    sides = [(_with_silent(before, called), _with_silent(after, called)) for before, after in sides]
     methods = sorted({attribution.without_case(name) for name in called})
     least = least_pairs(len(called))
     found: dict[str, dict[EffectMetric, Effect]] = {name: {} for name in (*called, ALL_ENDPOINTS)}

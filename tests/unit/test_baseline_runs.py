@@ -51,7 +51,7 @@ def test_what_cannot_be_read_is_refused_with_its_file(stored, changes, says):
 
 def test_a_folder_without_runs_of_the_profile_is_refused(stored, tmp_path):
     for path, profile in ((tmp_path, "day40"), (tmp_path / "no", "day40"), (stored.path.parent, "day31")):
-        with pytest.raises(InputError, match=f"no run of {profile} in it"):
+        with pytest.raises(InputError, match=f"no other run of {profile} in it"):
             baseline_runs.read([path], profile)
 
 
