@@ -40,6 +40,8 @@ ABSOLUTE: frozenset[EffectMetric] = frozenset({"failure_ratio"})
 ALPHA = 0.05
 # A smaller change is of no practical weight, however well it is measured.
 LEAST_FLOOR_PCT = 5.0
+# A noise floor above it says that this machine cannot tell, not that nothing changed. Our choice.
+MOST_EQUIVALENT_PCT = 15.0
 # One failure in a thousand requests, a tenth of the scenarios' limit: of a day31 without failures 5 % would be nothing,
 # and a single failed request would keep the days from ever being equivalent.
 LEAST_FAILURE_FLOOR_RATIO = 0.001
@@ -159,8 +161,8 @@ def effects(pairs: Sequence[Pair], floor: NoiseFloor | None) -> Effects:
     thus kept per metric, not over all of them.
 
     improved, regressed: p <= 0.05 and the interval excludes 0 and the change exceeds the floor. equivalent: the
-    interval lies within it. Otherwise, and always with fewer pairs than Holm can reject by over all endpoints,
-    inconclusive.
+    interval lies within it, and within MOST_EQUIVALENT_PCT. Otherwise, and always with fewer pairs than Holm can reject
+    by over all endpoints, inconclusive.
     """
     sides = [(_figures(day31), _figures(day40)) for day31, day40 in pairs]
     called = sorted(
@@ -271,14 +273,15 @@ def _effect(
         )
     change, low, high = (_shown(value, relative) for value in hodges_lehmann(differences))
     assert change is not None
+    margin = min(floor, MOST_EQUIVALENT_PCT) if relative else floor
     verdict: EffectVerdict = "inconclusive"
     if count >= least and low is not None and high is not None:
         if p_value <= ALPHA and (low > 0 or high < 0) and abs(change) > floor:
             verdict = "improved" if (change > 0) == (metric in HIGHER_IS_BETTER) else "regressed"
-        elif -floor <= low and high <= floor:
+        elif -margin <= low and high <= margin:
             verdict = "equivalent"
     needed = None
-    if verdict == "inconclusive":
+    if verdict == "inconclusive" and (margin == floor or abs(change) > floor):
         needed = _pairs_needed(differences, _log_floor(floor, change) if relative else floor, family, least, made)
     return Effect(
         change=change,

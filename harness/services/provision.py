@@ -390,12 +390,16 @@ def browser(say: Say) -> Path:
                 libraries = ":".join(str(folder / place.relative_to(scratch)) for place in places)
                 start = scratch / "chromium"
                 program = shlex.quote(f"{folder}/usr/lib/chromium/chromium")
-                # Debian's own names /usr/share/fonts, which a machine may not have: here also those fetched
+                # Debian's own names /usr/share/fonts alone, which a machine may not have
                 fonts = scratch / "fonts.conf"
                 fonts.write_text(
                     '<?xml version="1.0"?>\n<!DOCTYPE fontconfig SYSTEM "fonts.dtd">\n<fontconfig>\n'
-                    f"<dir>/usr/share/fonts</dir><dir>{escape(str(folder))}/usr/share/fonts</dir>\n"
-                    f"<cachedir>{escape(str(folder))}/fontcache</cachedir>\n</fontconfig>\n"
+                    '<include ignore_missing="yes">/etc/fonts/fonts.conf</include>\n'
+                    f"<dir>{escape(str(folder))}/usr/share/fonts</dir>\n"
+                    f"<cachedir>{escape(str(folder))}/fontcache</cachedir>\n"
+                    "<alias><family>sans-serif</family><prefer><family>DejaVu Sans</family></prefer></alias>\n"
+                    "<alias><family>system-ui</family><prefer><family>DejaVu Sans</family></prefer></alias>\n"
+                    "</fontconfig>\n"
                 )
                 start.write_text(
                     f"#!/bin/sh\nexport LD_LIBRARY_PATH={shlex.quote(libraries)}\n"
