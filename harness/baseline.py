@@ -284,22 +284,14 @@ def _pooled(known: Sequence[Estimate]) -> Estimate:
 
 
 def _misses_error(case: _Case) -> float | None:
-    """Relative standard error of how the two sides' numbers of calls compare: binomial where there are fewer calls than
-    requests (a cache's misses), as of Poisson counts where there are more and not the same for each request (misses of
-    several calls, cases of unlike ones), 0 where each request makes as many. None if the baseline made no call."""
+    """Relative standard error of how the two sides' numbers of cache misses compare: binomial where there are fewer
+    calls than requests, 0 where each request makes one or more. None if the baseline made no call."""
     of_run = case.metrics.get(CALLS, {}).get(case.name)
     of_baseline = list(case.of_baseline(CALLS))
     if of_baseline and not any(one.value for one in of_baseline):
         return None
     sides = [*([_pooled(of_baseline)] if of_baseline else []), *([of_run] if of_run and of_run.value else [])]
-    return math.sqrt(sum(_call_dispersion(one.value) / (one.value * one.count) for one in sides))
-
-
-def _call_dispersion(calls_per_request: float) -> float:
-    """Variance of a request's number of calls / its mean."""
-    if calls_per_request < 1:
-        return 1 - calls_per_request
-    return 0.0 if calls_per_request == round(calls_per_request) else 1.0
+    return math.sqrt(sum(max(0.0, 1 - one.value) / (one.value * one.count) for one in sides))
 
 
 # --- latency -------------------------------------------------------------------------------------------------------
