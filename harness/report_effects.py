@@ -89,7 +89,7 @@ def interval_text(effect: Effect, metric: EffectMetric) -> str:
         return "no interval"
     if effect.unit == "pct":
         return f"[{_signed_pct(effect.low)}, {_signed_pct(effect.high)}]"
-    return f"[{_signed(effect.low, metric)}, {_signed(effect.high, metric)}]"
+    return f"[{', '.join(_signed(bound, metric).removesuffix(' points') for bound in (effect.low, effect.high))}]"
 
 
 def _signed_pct(pct: float) -> str:

@@ -326,7 +326,7 @@ def test_effects_stand_in_one_table_with_their_verdicts():
     assert [row[0] for row in rows] == ["Endpoint", "all", "api", "api", "odoo", "odoo"]
     last = " ".join(rows[-1])
     assert "−7.0 % [−10, −4.0] inconclusive about 24 pairs needed" in last
-    assert "+0.00 points [−0.05 points, +0.05 points] equivalent" in last
+    assert "+0.00 points [−0.05, +0.05] equivalent" in last
     assert last.endswith("+0 no interval inconclusive no test")
 
 
