@@ -17,7 +17,8 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """One line for the header and each row. None, and a number that is not finite, is an empty cell; a text that would
     be taken for a formula begins with an apostrophe."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # RFC 4180's end of line, for which the writer also quotes a lone carriage return within a text
+    writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(map(_cell, header))
     writer.writerows([_cell(value) for value in row] for row in rows)
     return text.getvalue()

@@ -20,8 +20,8 @@ from harness.index_findings import index_rows
 from harness.model import Benchmark, EndpointComparison, RunResult, StatementComparison, StatementDelta, TableDelta
 from harness.report_attribution import attributed
 from harness.report_checklists import acceptance
+from harness.report_effects import COLUMNS as EFFECTS
 from harness.report_effects import FIRST, REST, effect_rows, floor_text
-from harness.report_effects import METRICS as EFFECTS
 from harness.report_facts import Sides
 from harness.report_headline import benchmark_headline, run_headline
 from harness.report_text import (

@@ -12,7 +12,7 @@ from harness.report_text import MINUS, figure
 
 REGRESSED_SHOWN = 2
 # metric -> (its name in a table's head, the unit of an absolute change), in the order of the columns
-METRICS: Mapping[EffectMetric, tuple[str, str]] = {
+COLUMNS: Mapping[EffectMetric, tuple[str, str]] = {
     "p50_ms": ("p50", "ms"),
     "p95_ms": ("p95", "ms"),
     "throughput_rps": ("Throughput", "rps"),
@@ -51,7 +51,7 @@ def effect_rows(benchmark: Benchmark) -> tuple[EffectRow, ...]:
     if not _has_intervals(benchmark):
         return ()
     return tuple(
-        EffectRow(row.endpoint, {metric: _cell(row.effects.get(metric), metric) for metric in METRICS})
+        EffectRow(row.endpoint, {metric: _cell(row.effects.get(metric), metric) for metric in COLUMNS})
         for row in tested
     )
 
@@ -98,7 +98,7 @@ def _signed_pct(pct: float) -> str:
 
 def _signed(value: float, metric: EffectMetric) -> str:
     """An absolute change; of a ratio in points, as a change in percent would be relative."""
-    size = f"{100 * abs(value):.2f} points" if METRICS[metric][1] == "ratio" else figure(abs(value), METRICS[metric][1])
+    size = f"{100 * abs(value):.2f} points" if COLUMNS[metric][1] == "ratio" else figure(abs(value), COLUMNS[metric][1])
     return (MINUS if value < 0 else "+") + size
 
 
@@ -139,14 +139,14 @@ def _metric_line(metric: EffectMetric, benchmark: Benchmark) -> str:
         else []
     )
     parts.append(f"of {len(effects)} endpoints {shares or 'none compared'}")
-    return f"{METRICS[metric][0]}: {'; '.join(parts)}."
+    return f"{COLUMNS[metric][0]}: {'; '.join(parts)}."
 
 
 def _regressed_lines(rows: Sequence[EndpointComparison]) -> list[str]:
     """Whatever got worse is named, in any figure."""
     worse = [
         f"{row.endpoint}, "
-        + ", ".join(f"{METRICS[metric][0]} {_whole(effect, metric)}" for metric, effect in found.items())
+        + ", ".join(f"{COLUMNS[metric][0]} {_whole(effect, metric)}" for metric, effect in found.items())
         for row in rows
         if (found := {metric: one for metric, one in row.effects.items() if one.verdict == "regressed"})
     ]
@@ -172,7 +172,7 @@ def floor_text(floor: NoiseFloor | None) -> str:
             "no fitting noise floor was measured."
         )
     counted = ", ".join(
-        f"{max(LEAST_FLOOR_PCT, floor.floor_pct.get(name, 0.0)):.1f} % in {METRICS[name][0]}" for name in HEADLINE
+        f"{max(LEAST_FLOOR_PCT, floor.floor_pct.get(name, 0.0)):.1f} % in {COLUMNS[name][0]}" for name in HEADLINE
     )
     made = f"{floor.pairs:,} pairs of {floor.profile} against itself on {floor.measured_at[:10]}"
     return f"Changes beyond {counted} count: this machine's noise floor, by {made}, and at least {LEAST_FLOOR_PCT:g} %."

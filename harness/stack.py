@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.errors import InputError
-from harness.model import PROFILES, Profile, StackAddresses
+from harness.model import Profile, StackAddresses
 from harness.services import compose, embedded, provision
 from harness.services.embedded import DEFAULT_AS_OF, DEFAULT_HERD, DEFAULT_SEED
 from harness.services.external import External
@@ -107,10 +107,6 @@ def down(profile: Profile) -> bool:
 
 def status(profile: Profile) -> dict[str, object]:
     return chosen().status(profile)
-
-
-def profiles_up() -> tuple[Profile, ...]:
-    return tuple(profile for profile in PROFILES if is_up(profile))
 
 
 def name() -> str:

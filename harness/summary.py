@@ -41,7 +41,6 @@ PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95
 # of a distribution: edges 12 % apart
 BINS_PER_DECADE = 20
-RESAMPLES = 1000
 # A request that began so much after it was due was held up by the load generator or by a user who still waited for a
 # reply: 50 ms is the lag of the generator's own loop beyond which a run is invalid.
 LATE_AFTER_MS = 50.0
@@ -490,10 +489,10 @@ def bootstrap_percentiles(
     draws = [_draws(int(length), block) for length in run_lengths]
     size = sum(count * width for count, width in draws)
     ranks = [-(-size * percentile // 100) for percentile in PERCENTILES]
-    found = [np.empty((RESAMPLES, len(PERCENTILES))) for _ in series]
+    found = [np.empty((bootstrap_limit.RESAMPLES, len(PERCENTILES))) for _ in series]
     step = max(1, _CHUNK // n)
-    for first in range(0, RESAMPLES, step):
-        rows = min(step, RESAMPLES - first)
+    for first in range(0, bootstrap_limit.RESAMPLES, step):
+        rows = min(step, bootstrap_limit.RESAMPLES - first)
         counts = np.concatenate(
             [_coverage(rng, rows, int(length), *draw) for length, draw in zip(run_lengths, draws, strict=True)],
             axis=1,

@@ -41,7 +41,7 @@ latencies = st.lists(st.integers(1, 2_000_000), min_size=1, max_size=300)
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch):
-    monkeypatch.setattr(summary, "RESAMPLES", 40)
+    monkeypatch.setattr(bootstrap_limit, "RESAMPLES", 40)
 
 
 def test_record_and_dtype_agree():
@@ -339,7 +339,7 @@ def test_what_is_judged_over_a_window_comes_from_samples():
 @pytest.mark.parametrize("rho", [0, 0.9, 0.99])
 def test_what_resampling_comes_to_is_computed_for_many_observations(rho, monkeypatch):
     """The bounds differ from drawn ones by less than a fifth of the interval: 1,000 resamples leave about a tenth."""
-    monkeypatch.setattr(summary, "RESAMPLES", 1000)
+    monkeypatch.setattr(bootstrap_limit, "RESAMPLES", 1000)
     values = np.concatenate([ar1(3000, rho, 1), 1.1 * ar1(5000, rho, 2)])
     lengths = np.array([3000, 5000])
     block = summary.block_length(values, lengths)
@@ -363,7 +363,8 @@ def test_computed_bounds_hold_equal_values_and_outliers():
     assert bounds == {50: (1, 1), 90: (2, 2), 95: (2, 2), 99: (2, 2)}
 
 
-def test_computed_intervals_cover_the_truth():
+def test_computed_intervals_cover_the_truth(monkeypatch):
+    monkeypatch.setattr(bootstrap_limit, "RESAMPLES", 1000)
     """As those that are drawn: p95 of correlated latencies, 95 % is the aim."""
     truth, covered = math.exp(1.6448536), 0
     for seed in range(60):
@@ -451,7 +452,7 @@ def test_bootstrap_takes_runs_and_blocks_of_any_length(lengths, block):
 def test_intervals_cover_the_truth(monkeypatch):
     """p95 of correlated latencies (rho 0.9, 2,000 per run): 95 % is the aim, and an independent bootstrap holds
     the truth in about 60 % of runs only."""
-    monkeypatch.setattr(summary, "RESAMPLES", 200)
+    monkeypatch.setattr(bootstrap_limit, "RESAMPLES", 200)
     truth, covered, naive = math.exp(1.6448536), 0, 0
     for seed in range(60):
         values, lengths = ar1(2000, 0.9, seed), np.array([2000])
