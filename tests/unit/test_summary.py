@@ -364,8 +364,8 @@ def test_computed_bounds_hold_equal_values_and_outliers():
 
 
 def test_computed_intervals_cover_the_truth(monkeypatch):
-    monkeypatch.setattr(bootstrap_limit, "RESAMPLES", 1000)
     """As those that are drawn: p95 of correlated latencies, 95 % is the aim."""
+    monkeypatch.setattr(bootstrap_limit, "RESAMPLES", 1000)
     truth, covered = math.exp(1.6448536), 0
     for seed in range(60):
         values, lengths = ar1(6000, 0.9, seed), np.array([6000])
