@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from harness import cli, screenshot
+from harness import screenshot
 from harness.errors import StackError
 
 
@@ -41,6 +43,7 @@ def test_a_browser_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mo
         screenshot.take(browser(tmp_path, "exec sleep 30"), tmp_path / "a.html", tmp_path / "a.png")
 
 
-def test_one_picture_is_of_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["report", str(tmp_path), os.curdir, "--screenshot", str(tmp_path / "a.png")]) == 2
-    assert "name one directory" in capsys.readouterr().err
+def test_one_picture_is_of_one_report(tmp_path: Path):
+    command = [sys.executable, "-m", "harness", "report", tmp_path, os.curdir, "--screenshot", tmp_path / "a.png"]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert (told.returncode, "name one directory" in told.stderr) == (2, True)
